@@ -1,0 +1,14 @@
+"""Distributions Pyro lacks: what a generative model returns when called.
+
+Each is a ``pyro.distributions.TorchDistribution`` and says in ``density`` what its ``log_prob`` promises:
+``"exact"``, ``"lower_bound"`` (in expectation), ``"estimate"``, or ``"implicit"`` (there is none, and asking
+raises an error that names what to use instead). Evaluation and tasks ask for that promise through
+:func:`density_of`, never for a class; an ordinary Pyro distribution is exact.
+"""
+
+from .flow import Flow, Proposal
+from .marginal import Marginal
+from .promise import Density, density_of
+from .pushforward import Pushforward
+
+__all__ = ["Density", "Flow", "Marginal", "Proposal", "Pushforward", "density_of"]

@@ -1,0 +1,30 @@
+"""Judging a fitted generative model, by what it promises about p(x).
+
+- With a density: `log_likelihood` of each datum, `held_out` mean with its error, `bits_per_dim`, and
+  `compare` for a table of several models on the same data.
+- With samples only, or for the sampler of any model: `c2st`, `mmd` and `mmd_test`.
+- For the plots and the file format of ArviZ, 0.x or 1.x: `to_arviz`.
+
+Log-likelihoods are in nats unless a name says bits. Nothing here changes a model or, unless it must sample, a
+random generator.
+"""
+
+from .arviz_export import to_arviz
+from .comparison import Comparison, Score, compare
+from .likelihood import HeldOut, bits_per_dim, held_out, log_likelihood
+from .two_sample import C2ST, c2st, mmd, mmd_test
+
+__all__ = [
+    "C2ST",
+    "Comparison",
+    "HeldOut",
+    "Score",
+    "bits_per_dim",
+    "c2st",
+    "compare",
+    "held_out",
+    "log_likelihood",
+    "mmd",
+    "mmd_test",
+    "to_arviz",
+]

@@ -1,0 +1,206 @@
+"""One file for a model: the arguments of its constructor as JSON, and its state.
+
+``load`` builds the model again, parts and all (a VAE with a flow as prior), and fills in the state. The file is read by torch's
+restricted unpickler (``weights_only=True``), and the JSON can only name classes that this package exports, so
+nothing is ever executed from a file.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from . import models, transforms
+from ._config import Configured
+from ._version import __version__
+from .models.base import GenerativeModel
+
+_FORMAT = "pyro_dgm.model.v1"
+_CONSTRAINTS = {
+    **{
+        name: getattr(constraints, name)
+        for name in ("real", "positive", "nonnegative", "unit_interval", "simplex", "boolean")
+    },
+    **{name: getattr(constraints, name) for name in ("interval", "greater_than", "greater_than_eq", "less_than")},
+}
+Module = TypeVar("Module", bound=nn.Module)
+
+
+class _NotStorable(Exception):
+    pass
+
+
+def save(model: GenerativeModel, path: str | os.PathLike) -> None:
+    """Saves a model to one file; an existing file is replaced only when the new one is whole.
+
+    Args:
+        model: A model of this package, whose parts are of this package too.
+        path: The file.
+
+    Raises:
+        ValueError: If the model holds a module of your own, which cannot be built again from a file.
+
+    Example:
+        >>> import tempfile, pyro_dgm
+        >>> from pyro_dgm.models import NSF
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     pyro_dgm.save(NSF(2), f"{folder}/flow.pt")
+        ...     flow = pyro_dgm.load(f"{folder}/flow.pt")
+    """
+    try:
+        description = json.dumps(_encode(model, type(model).__name__))
+    except _NotStorable as error:
+        raise ValueError(
+            f"model: cannot be built again from a file, because {error}; save its weights with "
+            "torch.save(model.state_dict(), path), construct the model in your code, and read them with "
+            "pyro_dgm.load(path, into=model)"
+        ) from None
+    content = {"format": _FORMAT, "version": __version__, "model": description, "state": model.state_dict()}
+    path = Path(path)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".tmp", delete=False) as file:
+        try:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            os.unlink(file.name)
+            raise
+    os.replace(file.name, path)
+
+
+def load(
+    path: str | os.PathLike, into: Module | None = None, device: torch.device | str = "cpu"
+) -> GenerativeModel | Module:
+    """Loads a model, or the weights of one.
+
+    Args:
+        path: A file written by :func:`save`; with ``into``, also one that holds a plain ``state_dict``.
+        into: A model to fill, constructed by you; it is unchanged if the file does not fit.
+        device: Where a newly built model goes.
+
+    Returns:
+        The model, in evaluation mode if built here.
+
+    Raises:
+        ValueError: If the file is no model, is damaged, or does not fit.
+        FileNotFoundError: If there is no such file.
+    """
+    content = _read(Path(path), device)
+    if into is not None:
+        return _fill(into, content["state"] if content.get("format") == _FORMAT else content, path)
+    if content.get("format") != _FORMAT:
+        raise ValueError(
+            f"{path}: expected a file written by pyro_dgm.save (format {_FORMAT!r}), got format {content.get('format')!r}; "
+            "to read a plain state_dict pass into=model"
+        )
+    try:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            model = _decode(json.loads(content["model"]))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"{path}: the description of the model (written by version {content.get('version')}) does not suit this "
+            f"version {__version__}: {error}"
+        ) from error
+    if not isinstance(model, GenerativeModel):
+        raise ValueError(f"{path}: expected a generative model, got {type(model).__name__}")
+    return _fill(model, content["state"], path, assign=True).eval()
+
+
+def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except PermissionError:
+        raise
+    except Exception as error:  # a damaged archive can fail anywhere in the reader
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{path}: expected a file written by pyro_dgm.save, got a damaged or foreign one ({first}); nothing in it was executed"
+        ) from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a file written by pyro_dgm.save, got a {type(content).__name__}")
+    return content
+
+
+def _fill(model: Module, state: Any, path: str | os.PathLike, assign: bool = False) -> Module:
+    own = model.state_dict()
+    if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
+        raise ValueError(f"{path}: expected a state_dict of tensors, got {type(state).__name__}")
+    wrong = [f"{key} missing" for key in own if key not in state] + [
+        f"{key} unknown" for key in state if key not in own
+    ]
+    wrong += [
+        f"{key} has shape {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    if wrong:
+        raise ValueError(
+            f"{path}: the weights do not fit {type(model).__name__}: {'; '.join(wrong[:3])} ({len(wrong)} in all)"
+        )
+    model.load_state_dict(state, assign=assign)
+    return model
+
+
+def _public() -> dict[str, type]:
+    found = {name: getattr(module, name) for module in (models, transforms) for name in module.__all__}
+    return {name: c for name, c in found.items() if isinstance(c, type) and issubclass(c, Configured)}
+
+
+def _encode(value: Any, where: str) -> Any:
+    """Returns JSON for a constructor's argument; ``where`` names it in errors."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [_encode(v, f"{where}[{i}]") for i, v in enumerate(value)]
+    if isinstance(value, Configured) and _public().get(type(value).__name__) is type(value):
+        arguments = {k: _encode(v, f"{where}.{k}") for k, v in value.config.items()}
+        return {"class": type(value).__name__, "arguments": arguments}
+    if isinstance(value, type) and value.__module__ == "torch.nn.modules.activation":
+        return {"activation": value.__name__}
+    if isinstance(value, constraints.Constraint):
+        return _encode_constraint(value, where)
+    raise _NotStorable(
+        f"{where} is a {type(value).__module__}.{type(value).__qualname__}, not a public class of pyro_dgm"
+    )
+
+
+def _encode_constraint(value: constraints.Constraint, where: str) -> dict[str, Any]:
+    for name, known in _CONSTRAINTS.items():
+        if value is known:
+            return {"constraint": name}
+        bounds = [
+            b for b in (getattr(value, "lower_bound", None), getattr(value, "upper_bound", None)) if b is not None
+        ]
+        if type(value) is known and all(isinstance(b, int | float) for b in bounds):
+            return {"constraint": name, "bounds": bounds}
+    raise _NotStorable(f"{where} is the constraint {value}; those that can be stored are {', '.join(_CONSTRAINTS)}")
+
+
+def _decode(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_decode(v) for v in value]
+    if not isinstance(value, dict):
+        return value
+    if "class" in value:
+        public = _public()
+        if value["class"] not in public:
+            raise ValueError(f"expected one of the classes of pyro_dgm, got {value['class']!r}")
+        return public[value["class"]](**{k: _decode(v) for k, v in value["arguments"].items()})
+    if "activation" in value:
+        activation = getattr(nn.modules.activation, value["activation"], None)
+        if not (isinstance(activation, type) and issubclass(activation, nn.Module)):
+            raise ValueError(f"expected an activation of torch.nn, got {value['activation']!r}")
+        return activation
+    known = _CONSTRAINTS.get(value.get("constraint"))
+    if known is None:
+        raise ValueError(f"expected a known constraint, got {value.get('constraint')!r}")
+    return known(*value["bounds"]) if isinstance(known, type) else known

@@ -1,0 +1,145 @@
+r"""The variational autoencoder, with prior, likelihood and posterior as arguments.
+
+.. math::
+    z \sim p(z | c), \qquad x \sim p(x | z, c), \qquad q(z | x, c) \approx p(z | x, c)
+
+    \log p(x | c) \ge E_{q(z | x, c)} \log p(x | z, c) - \mathrm{KL}\bigl(q(z | x, c) \,\|\, p(z | c)\bigr)
+
+Each part is a module that, called, returns a distribution: a parametric family, a flow, or a module of your own. The
+likelihood's context is [z, c], the posterior's [x, c], vectors with events flattened. (Kingma and Welling,
+Auto-Encoding Variational Bayes, 2013, arXiv:1312.6114; Rezende, Mohamed and Wierstra, Stochastic
+Backpropagation, 2014, arXiv:1401.4082.)
+"""
+
+import copy
+
+import pyro
+import torch
+from pyro import distributions as dist
+from pyro.nn import pyro_method
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from ...distributions import Flow, Marginal, Proposal
+from ..base import ApproximateModel, GenerativeModel
+
+
+def _join(value: Tensor, event_dim: int, context: Tensor | None) -> Tensor:
+    """Flattens the event of ``value`` and appends the context: [value, c]."""
+    value = value.flatten(-event_dim) if event_dim else value.unsqueeze(-1)
+    if context is None:
+        return value
+    batch_shape = torch.broadcast_shapes(value.shape[:-1], context.shape[:-1])
+    return torch.cat([t.expand(*batch_shape, t.shape[-1]) for t in (value, context)], -1)
+
+
+class VAE(ApproximateModel):
+    r"""A variational autoencoder.
+
+    Its density is a lower bound: ``vae().log_prob(x)`` is the importance-weighted bound with ``num_particles`` draws of z,
+    the ELBO for one. A flow as prior or posterior (:class:`~pyro_dgm.models.IAF` is the fast
+    one there) is an argument like any other.
+
+    Args:
+        prior: Called without argument, or with c if it has a ``context``, returns p(z | c).
+        likelihood: Called with [z, c], shape (*, latent + context), returns p(x | z, c).
+        posterior: Called with [x, c], shape (*, data + context), returns q(z | x, c).
+        context: Width of the context c, 0 for none.
+        num_particles: Draws of z per datum in ``log_prob``.
+
+    Attributes:
+        latent_shape: Shape of one z.
+
+    Example:
+        >>> from pyro_dgm.models import DiagonalNormal, StandardNormal
+        >>> vae = VAE(StandardNormal(2), DiagonalNormal(5, context=2), DiagonalNormal(2, context=5))
+        >>> vae().sample((3,)).shape, vae.encode(torch.zeros(3, 5)).shape
+        (torch.Size([3, 5]), torch.Size([3, 2]))
+    """
+
+    def __init__(
+        self,
+        prior: nn.Module,
+        likelihood: nn.Module,
+        posterior: nn.Module,
+        context: int = 0,
+        num_particles: int = 1,
+    ) -> None:
+        conditional = bool(getattr(prior, "context", 0))
+        latent_shape, _ = _promise("prior", prior, context if conditional else 0)
+        event_shape, support = _promise("likelihood", likelihood, latent_shape.numel() + context)
+        inferred_shape, _ = _promise("posterior", posterior, event_shape.numel() + context)
+        if inferred_shape != latent_shape:
+            raise ValueError(
+                f"posterior: expected distributions over z with event shape {tuple(latent_shape)}, as the prior's, "
+                f"got {tuple(inferred_shape)}"
+            )
+        super().__init__(event_shape, context, support)
+        self.latent_shape = latent_shape
+        self.prior, self.likelihood, self.posterior = prior, likelihood, posterior
+        self.num_particles = num_particles
+        self._conditional_prior = conditional
+
+    def _prior(self, context: Tensor | None) -> dist.TorchDistribution:
+        p = self.prior(context) if self._conditional_prior else self.prior()
+        if context is None:
+            return p
+        return p.expand(torch.broadcast_shapes(p.batch_shape, context.shape[:-1]))
+
+    def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
+        """Returns p(x | z, c) for z with shape (*, *latent_shape)."""
+        return self.likelihood(_join(z, len(self.latent_shape), context))
+
+    def infer(self, x: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
+        """Returns the approximate posterior q(z | x, c) for x with shape (*, *event_shape)."""
+        return self.posterior(_join(x, len(self.event_shape), context))
+
+    def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Returns the representation of x: the posterior's mean, or for a flow the image of its base's mean."""
+        q = self.infer(x, context)
+        return q.transforms[0](q.base_dist.mean) if isinstance(q, Flow) else q.mean
+
+    def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Returns the mean of p(x' | z, c) at the representation z of x."""
+        return self.decode(self.encode(x, context), context).mean
+
+    def _distribution(self, context: Tensor | None) -> Marginal:
+        return Marginal(
+            self._prior(context),
+            lambda z: self.decode(z, context),
+            lambda x: self.infer(x, context),
+            self.event_shape,
+            self.support,
+            self.num_particles,
+        )
+
+    @pyro_method
+    def model(self, x: Tensor | None = None, context: Tensor | None = None, *, data_size: int | None = None) -> Tensor:
+        """The generative process: sites ``"z"`` and ``"x"`` in a plate ``"data"``; see :meth:`TractableModel.model`."""
+        with self._data_plates(x, context, data_size):
+            z = pyro.sample("z", self._prior(context))
+            return pyro.sample("x", self.decode(z, context), obs=x)
+
+    @pyro_method
+    def guide(self, x: Tensor, context: Tensor | None = None, *, data_size: int | None = None) -> Tensor:
+        """The approximate posterior: site ``"z"`` in the plate ``"data"``."""
+        with self._data_plates(x, context, data_size):
+            q = self.infer(x, context)
+            return pyro.sample("z", Proposal(q) if isinstance(q, Flow) else q)
+
+
+def _promise(name: str, part: nn.Module, width: int) -> tuple[torch.Size, constraints.Constraint]:
+    """Returns the event shape and support of a part that is to be called with contexts of a width."""
+    if isinstance(part, GenerativeModel):
+        if part.context != width:
+            raise ValueError(f"{name}: expected a model with context={width}, got context={part.context}")
+        return part.event_shape, part.support
+    trial = copy.deepcopy(part).eval()
+    parameter = next(trial.parameters(), torch.zeros(()))
+    with torch.no_grad():
+        p = trial(parameter.new_zeros(1, width)) if width else trial()
+    if not isinstance(p, Distribution):
+        raise ValueError(
+            f"{name}: expected a module that returns a distribution, got one that returns {type(p).__name__}"
+        )
+    return p.event_shape, p.support

@@ -1,0 +1,119 @@
+r"""Parametric families whose parameters are free or given by a network: the smallest generative models.
+
+.. math::
+    p(x | c) = \mathrm{Normal}\bigl(\mu(c), \operatorname{diag} \sigma^2(c)\bigr), \qquad
+    p(x | c) = \mathrm{Bernoulli}(\sigma(\lambda(c)))
+
+They are baselines by themselves, and the usual parts of larger models: with the latent as context a
+likelihood p(x | z), with the data as context a posterior q(z | x), with none a prior p(z).
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from pyro import distributions as dist
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.nn import functional as F
+
+from ..nn import Parameters
+from .base import TractableModel
+
+
+class StandardNormal(TractableModel):
+    """The standard normal distribution, without parameters: the usual prior.
+
+    Args:
+        event_shape: Shape of one x, or a number of features.
+
+    Example:
+        >>> StandardNormal(3)().sample((5,)).shape
+        torch.Size([5, 3])
+    """
+
+    def __init__(self, event_shape: int | Sequence[int]) -> None:
+        super().__init__(event_shape)
+        self.register_buffer("loc", torch.zeros(self.event_shape))
+
+    def _distribution(self, context: Tensor | None) -> dist.TorchDistribution:
+        return dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(len(self.event_shape))
+
+
+class DiagonalNormal(TractableModel):
+    r"""A normal distribution with independent features, its parameters free or read off the context by an MLP.
+
+    The deviation is :math:`\sigma = \sigma_{\min} + \mathrm{softplus}(s)`, which starts at 1 and cannot collapse.
+
+    Args:
+        event_shape: Shape of one x, or a number of features.
+        context: Width of the context, 0 for free parameters.
+        hidden_features: Hidden widths of the MLP.
+        activation: Class of its activation.
+        network: A module of your own from ``(*, context)`` to ``(*, 2 D)`` (means, then raw deviations) in
+            place of the MLP; D is the number of elements of the event.
+        shared_scale: Whether one deviation, not depending on the context, serves all features (the
+            sigma-VAE of Rybkin, Daniilidis and Levine, 2020, arXiv:2006.13202); the network then gives D numbers.
+        min_scale: The least deviation.
+
+    Example:
+        >>> DiagonalNormal(2, context=3)(torch.zeros(5, 3)).batch_shape
+        torch.Size([5])
+    """
+
+    def __init__(
+        self,
+        event_shape: int | Sequence[int],
+        context: int = 0,
+        hidden_features: Sequence[int] = (64, 64),
+        activation: type[nn.Module] = nn.ReLU,
+        *,
+        network: nn.Module | None = None,
+        shared_scale: bool = False,
+        min_scale: float = 1e-3,
+    ) -> None:
+        super().__init__(event_shape, context)
+        size = self.event_shape.numel() * (1 if shared_scale else 2)
+        self.network = network or Parameters(size, context, hidden_features, activation, zero=False)
+        self.raw_scale = nn.Parameter(torch.zeros(1)) if shared_scale else None
+        self.min_scale = min_scale
+
+    def _distribution(self, context: Tensor | None) -> dist.TorchDistribution:
+        theta = self.network(context)
+        loc, raw = theta.chunk(2, -1) if self.raw_scale is None else (theta, self.raw_scale)
+        scale = self.min_scale + F.softplus(raw + math.log(math.expm1(1 - self.min_scale)))
+        loc, scale = (t.unflatten(-1, self.event_shape) for t in (loc, scale.expand_as(loc)))
+        return dist.Normal(loc, scale).to_event(len(self.event_shape))
+
+
+class IndependentBernoulli(TractableModel):
+    """Independent binary features, their logits free or read off the context by an MLP.
+
+    Args:
+        event_shape: Shape of one x, or a number of features.
+        context: Width of the context, 0 for free parameters.
+        hidden_features: Hidden widths of the MLP.
+        activation: Class of its activation.
+        network: A module of your own from ``(*, context)`` to ``(*, D)`` logits in place of the MLP.
+
+    Example:
+        >>> IndependentBernoulli(2)().log_prob(torch.tensor([0.0, 1.0])).exp().item()
+        0.25
+    """
+
+    def __init__(
+        self,
+        event_shape: int | Sequence[int],
+        context: int = 0,
+        hidden_features: Sequence[int] = (64, 64),
+        activation: type[nn.Module] = nn.ReLU,
+        *,
+        network: nn.Module | None = None,
+    ) -> None:
+        super().__init__(event_shape, context, constraints.boolean)
+        size = self.event_shape.numel()
+        self.network = network or Parameters(size, context, hidden_features, activation, zero=False)
+
+    def _distribution(self, context: Tensor | None) -> dist.TorchDistribution:
+        logits = self.network(context).unflatten(-1, self.event_shape)
+        return dist.Bernoulli(logits=logits).to_event(len(self.event_shape))

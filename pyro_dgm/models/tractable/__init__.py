@@ -1,0 +1,1 @@
+"""Models with an exact density: flows, and (to come) autoregressive models."""

@@ -1,0 +1,105 @@
+r"""What all normalizing flows share: a stack of transforms on a standard normal base.
+
+.. math::
+    z \sim N(0, I), \qquad x = (b_S \circ \mathrm{std} \circ T_n \circ \dots \circ T_1)(z; c)
+
+The learned transforms :math:`T_i` are followed by the standardisation of the training data and the bijection onto
+the support S, so that densities are in data units and samples obey the constraint.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+
+import torch
+from pyro import distributions as dist
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from ....distributions import Flow
+from ....transforms import Compose, Standardize, Support, Transform, as_transform
+from ...base import TractableModel
+
+Layers = Sequence[Transform]
+
+
+class FlowModel(TractableModel):
+    """A flow; subclasses say which layers.
+
+    Args:
+        features: Number of features of the data.
+        context: Width of the context, 0 for none.
+        layers: Maps the number of unconstrained features D to the learned transforms, latent to data.
+        support: Where the data live.
+        standardize: Whether data are standardised by the moments that :meth:`initialize` finds.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        context: int,
+        layers: Callable[[int], Layers],
+        support: constraints.Constraint,
+        standardize: bool,
+    ) -> None:
+        if features < 1 or context < 0:
+            raise ValueError(f"features, context: expected features >= 1 and context >= 0, got {features}, {context}")
+        super().__init__(features, context, support)
+        ends: list[Transform] = [] if support is constraints.real else [Support(support)]
+        (latent,) = Compose(ends).inverse_shape(self.event_shape)
+        ends = [Standardize(latent), *ends] if standardize else ends
+        self.transform = Compose([*layers(latent), *ends])
+        self.register_buffer("loc", torch.zeros(latent))
+
+    def _distribution(self, context: Tensor | None) -> Flow:
+        base = dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
+        return Flow(base, self.transform, context)
+
+    def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Returns the latent z of data x, with shape (*, D): standard normal if the flow fits."""
+        return self.transform.inverse_and_ladj(x, context)[0]
+
+    def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
+        """Returns the data x of a latent z; the inverse of :meth:`encode`."""
+        return self.transform.forward_and_ladj(z, context)[0]
+
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Fits the standardisation and the activation normalisations to training data."""
+        self.transform.initialize(x, context)
+
+    def with_support(self, constraint: constraints.Constraint) -> "FlowModel":
+        """Returns this flow, parameters copied, over another support of as many unconstrained features.
+
+        Args:
+            constraint: Where the data live, e.g. ``constraints.positive``.
+        """
+        new = type(self)(**copy.deepcopy({**self.config, "support": constraint})).to(self.loc)
+        new.load_state_dict(self.state_dict())
+        return new
+
+
+class NormalizingFlow(FlowModel):
+    """A flow of your own layers.
+
+    Args:
+        features: Number of features of the data.
+        transforms: The layers, latent to data; those of Pyro and torch are welcome beside ours.
+        context: Width of the context, 0 for none.
+        support: Where the data live.
+        standardize: Whether data are standardised by the moments of the training data.
+
+    Example:
+        >>> from pyro_dgm.transforms import LULinear
+        >>> NormalizingFlow(2, [LULinear(2)])().log_prob(torch.zeros(2)).shape
+        torch.Size([])
+    """
+
+    def __init__(
+        self,
+        features: int,
+        transforms: Sequence[nn.Module],
+        context: int = 0,
+        *,
+        support: constraints.Constraint = constraints.real,
+        standardize: bool = True,
+    ) -> None:
+        super().__init__(features, context, lambda _: [as_transform(t) for t in transforms], support, standardize)

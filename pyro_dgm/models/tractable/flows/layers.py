@@ -1,0 +1,55 @@
+"""How the layers of a flow are stacked: alternating masks for couplings, alternating orders for autoregression.
+
+Both lists run latent to data. A coupling costs the same in both directions. An autoregressive layer is
+parallel in one direction and sequential in the other; ``fast`` says which: ``"density"`` scores data in one pass
+(as in MAF), ``"sampling"`` samples in one pass (as in IAF).
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import nn
+
+from ....transforms import Coupling, MaskedAutoregressive, Transform, Univariate
+
+
+def couplings(
+    features: int,
+    univariate: Univariate,
+    transforms: int,
+    masks: Sequence[Sequence[bool]] | None,
+    hidden_features: Sequence[int],
+    context: int,
+    activation: type[nn.Module],
+) -> list[Transform]:
+    """Couplings over masks used in turn; every other feature, and the rest, when ``masks`` is ``None``."""
+    if features < 2:
+        raise ValueError(
+            "features: a coupling needs at least 2 (unconstrained) features, one to condition on and one to transform, "
+            f"got {features}; for one feature use MAF or NSF(autoregressive=True)"
+        )
+    masks = masks or [[(i + k) % 2 == 0 for i in range(features)] for k in range(2)]
+    for mask in masks:
+        if len(mask) != features:
+            raise ValueError(f"masks: expected {features} truth values in each, got {len(mask)}")
+    return [
+        Coupling(masks[k % len(masks)], univariate, hidden_features, context, activation) for k in range(transforms)
+    ]
+
+
+def autoregressions(
+    features: int,
+    univariate: Univariate,
+    transforms: int,
+    fast: Literal["density", "sampling"],
+    hidden_features: Sequence[int],
+    context: int,
+    activation: type[nn.Module],
+) -> list[Transform]:
+    """Autoregressive layers whose order is natural and reversed in turn."""
+    orders = list(range(features)), list(reversed(range(features)))
+    layers: list[Transform] = [
+        MaskedAutoregressive(features, univariate, orders[k % 2], hidden_features, context, activation)
+        for k in range(transforms)
+    ]
+    return [layer.inv for layer in layers] if fast == "density" else layers

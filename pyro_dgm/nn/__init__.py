@@ -1,0 +1,13 @@
+r"""Networks that know no probability.
+
+A network here maps tensors to tensors of parameters; what the parameters mean is decided by
+whoever holds the network (a transform, a distribution, a model). Every network takes an optional
+``context`` :math:`c` beside its input :math:`x`, and the two broadcast against each other: the first
+layer computes :math:`W x + V c + b`, so a context with other batch dimensions than the data costs one
+addition, and nothing is concatenated or copied.
+"""
+
+from .masked import MaskedLinear, MaskedMLP
+from .mlp import MLP, Parameters, zero_
+
+__all__ = ["MLP", "MaskedLinear", "MaskedMLP", "Parameters", "zero_"]

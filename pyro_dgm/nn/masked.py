@@ -1,0 +1,105 @@
+r"""Masked networks: an MLP whose output i depends on earlier inputs only (MADE).
+
+Give every input :math:`x_d` its place in an ordering as its *degree* :math:`d = 1 \dots D`, and every
+hidden unit a degree :math:`m`. A connection is kept where information flows upwards:
+
+.. math::
+    \text{hidden } m \leftarrow \text{unit } m' \iff m \ge m', \qquad
+    \text{output } d \leftarrow \text{hidden } m \iff d > m
+
+so output :math:`d` sees exactly :math:`x_{<d}`. Degrees of the hidden units cycle through 1..D-1; with a
+context they cycle through 0..D-1, a unit of degree 0 seeing the context alone, and the first
+output is a non-linear function of the context too. (Germain, Gregor, Murray and Larochelle,
+MADE: Masked Autoencoder for Distribution Estimation, 2015, arXiv:1502.03509.)
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .mlp import zero_
+
+
+class MaskedLinear(nn.Linear):
+    """A linear map whose weight is multiplied by a fixed 0/1 mask.
+
+    Args:
+        mask: The connections to keep, with shape (out_features, in_features).
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        out_features, in_features = mask.shape
+        super().__init__(in_features, out_features)
+        self.register_buffer("mask", mask.to(self.weight.dtype))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (*, in_features) to (*, out_features)."""
+        return F.linear(x, self.mask * self.weight, self.bias)
+
+
+class MaskedMLP(nn.Module):
+    """An autoregressive MLP: output i, a vector of ``out_per_feature`` numbers, sees the inputs before i.
+
+    Args:
+        features: Number of inputs D.
+        out_per_feature: Numbers given per input.
+        hidden_features: Hidden widths, each at least D - 1 (D with a context), else an earlier input
+            would be invisible to some output.
+        order: Degree of every input, a permutation of 0..D-1; natural order when ``None``.
+        context: Width of the context, 0 for none. All hidden units see it.
+        activation: Class of the activation.
+
+    Raises:
+        ValueError: If a hidden layer is too narrow, or ``order`` is no permutation.
+
+    Example:
+        >>> f = MaskedMLP(3, 2, hidden_features=(16,))
+        >>> f(torch.zeros(5, 3)).shape
+        torch.Size([5, 3, 2])
+    """
+
+    def __init__(
+        self,
+        features: int,
+        out_per_feature: int,
+        hidden_features: Sequence[int] = (64, 64),
+        order: Sequence[int] | None = None,
+        context: int = 0,
+        activation: type[nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        order = list(range(features)) if order is None else [int(d) for d in order]
+        if sorted(order) != list(range(features)):
+            raise ValueError(f"order: expected a permutation of 0..{features - 1}, got {order}")
+        lowest = 0 if context or features == 1 else 1
+        for width in hidden_features:
+            if width < features - lowest:
+                raise ValueError(
+                    f"hidden_features: expected every width >= {features - lowest} for {features} features, "
+                    f"so that each output can depend on all inputs before it, got {width}; widen the layer"
+                )
+        inputs = torch.tensor(order) + 1
+        degrees = [inputs]
+        for width in hidden_features:
+            degrees.append(torch.arange(width) % max(features - lowest, 1) + lowest)
+        masks = [m[:, None] >= n for n, m in pairwise(degrees)]
+        masks.append((inputs[:, None] > degrees[-1]).repeat_interleave(out_per_feature, 0))
+        self.layers = nn.ModuleList(MaskedLinear(mask) for mask in masks)
+        zero_(self.layers[-1])
+        self.context = nn.Linear(context, len(masks[0]), bias=False) if context else None
+        if self.context is not None and len(masks) == 1:
+            nn.init.zeros_(self.context.weight)
+        self.activation = activation()
+        self.features = features
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Maps ``x`` with shape (*, D) and ``context`` with shape (*, context) to (*, D, out_per_feature)."""
+        h = self.layers[0](x)
+        if self.context is not None:
+            h = h + self.context(context)
+        for layer in self.layers[1:]:
+            h = layer(self.activation(h))
+        return h.unflatten(-1, (self.features, -1))

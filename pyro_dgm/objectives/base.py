@@ -1,0 +1,125 @@
+r"""The contract of an objective, in the idiom of Pyro's own ``ELBO``.
+
+An objective holds settings. Called with a model, or with a model and a guide, it becomes a module
+
+.. math::
+    L(x, c) = \text{mean nats per datum of the batch}
+
+whose parameters are the model's. An objective has *players*: each names its parameters and its loss, and the training
+loop steps them in turn. Most objectives have one player; an adversarial game has two.
+
+To write one, inherit from :class:`Objective` and implement ``loss_of``; override ``players`` for a game.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from pyro.infer.elbo import ELBO as PyroELBO
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Player:
+    """One player of a training game.
+
+    Attributes:
+        name: Its name in histories and progress bars.
+        parameters: The parameters it moves.
+        loss: Maps a batch to the scalar it minimises.
+        every: It moves at every ``every``-th batch.
+        adam: Settings of its default optimizer that differ from Adam's.
+    """
+
+    name: str
+    parameters: tuple[nn.Parameter, ...]
+    loss: Callable[..., Tensor]
+    every: int = 1
+    adam: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Objective(PyroELBO):
+    """Settings of a loss; subclasses implement ``loss_of``.
+
+    As a subclass of Pyro's ``ELBO`` it is accepted by ``SVI(model, guide, optimizer, loss=...)``.
+    """
+
+    def loss_of(self, model: Any, guide: Any, *batch: Any, **settings: Any) -> Tensor:
+        """Returns the loss of a batch in mean nats per datum.
+
+        Args:
+            model: A generative model, or a Pyro program.
+            guide: The guide of a Pyro program; ``None`` for a generative model, which has its own.
+            batch: The arguments of the model, data first.
+            settings: Further arguments of the model.
+        """
+        raise NotImplementedError(f"{type(self).__name__} lacks loss_of")
+
+    def players(self, model: Any, guide: Any) -> list[Player]:
+        """Returns the players of the game on this model: a single one, unless an objective says otherwise."""
+        parameters = unique_parameters([model, guide])
+        return [Player("loss", parameters, lambda *batch, **kw: self.loss_of(model, guide, *batch, **kw))]
+
+    def __call__(self, model: Any, guide: Any = None) -> "BoundObjective":
+        """Binds a model, or a model and a guide."""
+        return BoundObjective(self, model, guide)
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        """The loss under the name by which Pyro asks for it."""
+        return self.loss_of(model, guide, *args, **kwargs)
+
+    def _get_trace(self, model: Any, guide: Any, args: Any, kwargs: Any) -> Any:
+        raise NotImplementedError(f"{type(self).__name__} computes its loss without handing out traces")
+
+    @torch.no_grad()
+    def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """The loss as a number, as ``SVI.evaluate_loss`` asks for it."""
+        return self.loss_of(model, guide, *args, **kwargs).item()
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """The loss as a number, its gradients left in the parameters, as ``SVI.step`` asks for it."""
+        loss = self.loss_of(model, guide, *args, **kwargs)
+        if loss.requires_grad:
+            loss.backward()
+        return loss.item()
+
+
+class BoundObjective(nn.Module):
+    """An objective on a model: a module from a batch to a scalar. Made by calling the objective.
+
+    Attributes:
+        objective: The settings.
+        model: The generative model, or the Pyro program.
+        guide: The guide, or ``None``.
+    """
+
+    def __init__(self, objective: Objective, model: Any, guide: Any = None) -> None:
+        super().__init__()
+        self.objective = objective
+        self.model = model
+        self.guide = guide
+        for name, value in vars(objective).items():
+            if isinstance(value, nn.Module):
+                self.add_module(name, value)
+
+    @property
+    def players(self) -> list[Player]:
+        """The players of the game."""
+        return self.objective.players(self.model, self.guide)
+
+    def forward(self, *batch: Any, **settings: Any) -> Tensor:
+        """Returns the loss of the batch in mean nats per datum."""
+        return self.objective.loss_of(self.model, self.guide, *batch, **settings)
+
+
+def unique_parameters(modules: Iterable[Any]) -> tuple[nn.Parameter, ...]:
+    """Returns the trainable parameters of the modules among the arguments, each once."""
+    found = {id(p): p for m in modules if isinstance(m, nn.Module) for p in m.parameters() if p.requires_grad}
+    return tuple(found.values())
+
+
+def num_data(model: Any, x: Tensor) -> int:
+    """Returns the number of data in a batch; a Pyro program's are counted along the first dimension."""
+    event_shape = getattr(model, "event_shape", x.shape[1:])
+    return x.shape[: x.dim() - len(event_shape)].numel()

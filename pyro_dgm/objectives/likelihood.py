@@ -1,0 +1,41 @@
+r"""Maximum likelihood.
+
+.. math::
+    L = -\frac{1}{n} \sum_i \log p(x_i | c_i)
+
+In expectation this is the Kullback-Leibler divergence from the data to the model plus the (constant) entropy of the
+data; minimising it covers every mode of the data.
+"""
+
+from typing import Any
+
+from pyro import poutine
+from torch import Tensor
+
+from ..models.base import GenerativeModel
+from .base import Objective, num_data
+
+
+class NegativeLogLikelihood(Objective):
+    """The mean of -log p(x | c) over the batch, in nats.
+
+    For a model with a lower bound this is the negative importance-weighted bound (the IWAE objective), its
+    tightness set by the model's ``num_particles``.
+
+    Example:
+        >>> import torch
+        >>> from pyro_dgm.models import StandardNormal
+        >>> NegativeLogLikelihood()(StandardNormal(1))(torch.zeros(4, 1))
+        tensor(0.9189)
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def loss_of(self, model: Any, guide: Any, *batch: Any, **settings: Any) -> Tensor:
+        """Scores a generative model directly, and a Pyro program through its trace."""
+        if isinstance(model, GenerativeModel):
+            x, *context = batch
+            return -model(*context).log_prob(x).mean()
+        trace = poutine.trace(model).get_trace(*batch, **settings)
+        return -trace.log_prob_sum() / (settings.get("data_size") or num_data(model, batch[0]))

@@ -1,0 +1,35 @@
+r"""Bijections: value and log-determinant in one pass.
+
+:class:`Transform` is the contract. The transforms of this package take a context through the same class that has
+none, remember nothing between calls, and stack with those of ``pyro.distributions.transforms`` in a
+:class:`Compose`. What one feature undergoes (:class:`Shift`, :class:`Affine`, :class:`Spline`) is apart from
+which features decide about it (:class:`Coupling`, :class:`MaskedAutoregressive`).
+"""
+
+from .autoregressive import MaskedAutoregressive
+from .base import Compose, Conditioned, Foreign, Inverse, Transform, as_transform
+from .coupling import Coupling
+from .linear import ActNorm, LULinear, Permutation, Standardize
+from .support import Support, with_support
+from .univariate import Affine, Shift, Spline, Univariate
+
+__all__ = [
+    "ActNorm",
+    "Affine",
+    "Compose",
+    "Conditioned",
+    "Coupling",
+    "Foreign",
+    "Inverse",
+    "LULinear",
+    "MaskedAutoregressive",
+    "Permutation",
+    "Shift",
+    "Spline",
+    "Standardize",
+    "Support",
+    "Transform",
+    "Univariate",
+    "as_transform",
+    "with_support",
+]

@@ -1,0 +1,81 @@
+r"""Coupling: part of the features, unchanged, decides how the rest is transformed.
+
+.. math::
+    y_A = x_A, \qquad y_B = g\bigl(x_B; \theta(x_A, c)\bigr)
+
+The Jacobian is triangular, its log-determinant the sum of the logs of :math:`\partial g / \partial x_b`, and the
+inverse costs what the forward pass costs, one evaluation of the network :math:`\theta`. Which family
+:math:`g` comes from is an argument; so is the split A | B, any mask.
+(Dinh, Krueger and Bengio, NICE, 2014, arXiv:1410.8516; Dinh, Sohl-Dickstein and Bengio, Density
+estimation using Real NVP, 2016, arXiv:1605.08803.)
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..nn import MLP
+from .base import Pass, Transform
+from .univariate import Affine, Univariate
+
+
+class Coupling(Transform):
+    r"""A coupling transform with an MLP conditioner.
+
+    Args:
+        mask: One truth value per feature: true for those that stay and condition (A), false for those that
+            are transformed (B).
+        univariate: The family :math:`g`; :class:`Affine` when ``None``.
+        hidden_features: Hidden widths of the conditioner.
+        context: Width of the context, 0 for none.
+        activation: Class of the conditioner's activation.
+
+    Raises:
+        ValueError: If the mask leaves nothing to condition on or nothing to transform.
+
+    Example:
+        >>> t = Coupling([True, False, True], context=2)
+        >>> y, ladj = t.forward_and_ladj(torch.zeros(10, 3), torch.zeros(10, 2))
+    """
+
+    def __init__(
+        self,
+        mask: Sequence[bool] | Tensor,
+        univariate: Univariate | None = None,
+        hidden_features: Sequence[int] = (64, 64),
+        context: int = 0,
+        activation: type[nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        stays = [bool(m) for m in (mask.tolist() if isinstance(mask, Tensor) else mask)]
+        a = [i for i, m in enumerate(stays) if m]
+        b = [i for i, m in enumerate(stays) if not m]
+        if not a or not b:
+            raise ValueError(
+                f"mask: expected at least one true and one false among {len(stays)} features, got {stays}; "
+                "use an autoregressive transform, which for one feature acts element by element"
+            )
+        self.univariate = univariate or Affine()
+        size = self.univariate.size
+        self.conditioner = MLP(len(a), len(b) * size, hidden_features, context, activation, zero=True)
+        self.register_buffer("a", torch.tensor(a))
+        self.register_buffer("b", torch.tensor(b))
+        position = {feature: i for i, feature in enumerate(a + b)}
+        self.register_buffer("restore", torch.tensor([position[i] for i in range(len(stays))]))
+
+    def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
+        """Transforms the features B given the features A."""
+        return self._transform(self.univariate.forward_and_ladj, x, context)
+
+    def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
+        """Restores the features B given the features A."""
+        return self._transform(self.univariate.inverse_and_ladj, y, context)
+
+    def _transform(self, g: Any, x: Tensor, context: Tensor | None) -> Pass:
+        x_a, x_b = x.index_select(-1, self.a), x.index_select(-1, self.b)
+        theta = self.conditioner(x_a, context).unflatten(-1, (-1, self.univariate.size))
+        y_b, ladj = g(x_b, theta)
+        y = torch.cat([x_a.expand(*y_b.shape[:-1], -1), y_b], -1).index_select(-1, self.restore)
+        return y, ladj.sum(-1)

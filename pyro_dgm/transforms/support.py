@@ -1,0 +1,98 @@
+r"""Constrained data: from all reals to the set where the data live, with the exact log-determinant.
+
+For a constraint with set :math:`S`, :math:`y = b_S(x)` is Pyro's bijection ``biject_to(S)`` (exp for
+the positive numbers, a sigmoid for an interval, stick-breaking for the simplex ...). Data on the very edge of
+:math:`S` would map to infinity; they are scored as if they lay within it by the least representable amount, so that
+densities and gradients stay finite, and samples always satisfy ``S.check``.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.distributions import biject_to, constraints
+
+from .base import Compose, Foreign, Pass, Transform
+
+
+class Support(Transform):
+    r"""The bijection from :math:`R^D` to a set, acting on vectors.
+
+    Args:
+        constraint: The set, a constraint of ``torch.distributions.constraints``, element-wise or of vectors.
+
+    Raises:
+        ValueError: If no bijection onto the set is known (a discrete set, say).
+
+    Example:
+        >>> y, ladj = Support(constraints.positive).forward_and_ladj(torch.zeros(5, 2))
+        >>> y.shape, ladj.shape
+        (torch.Size([5, 2]), torch.Size([5]))
+    """
+
+    def __init__(self, constraint: constraints.Constraint) -> None:
+        super().__init__()
+        try:
+            bijection = biject_to(constraint)
+        except NotImplementedError as error:
+            raise ValueError(
+                f"constraint: expected a continuous set with a bijection from the reals, got {constraint}; "
+                "for discrete data choose a discrete model"
+            ) from error
+        self.bijection = Foreign(bijection)
+        self.constraint = constraint
+        extra = 1 - bijection.codomain.event_dim
+        self._codomain = constraints.independent(constraint, extra) if extra > 0 else constraint
+
+    @property
+    def codomain(self) -> constraints.Constraint:
+        """The set, as a set of vectors."""
+        return self._codomain
+
+    def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
+        """Maps reals into the set."""
+        y, ladj = self.bijection.forward_and_ladj(x)
+        return self._inside(y), self._sum(ladj)
+
+    def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
+        """Maps the set to reals, its edge to a large number instead of infinity."""
+        edge = -math.log(torch.finfo(y.dtype).tiny)
+        x = self.bijection.inverse_and_ladj(self._inside(y))[0]
+        x = torch.nan_to_num(x, nan=math.nan, posinf=edge, neginf=-edge)
+        return x, -self._sum(self.bijection.forward_and_ladj(x)[1])
+
+    def _inside(self, y: Tensor) -> Tensor:
+        """Moves values that rounding put on the edge of an element-wise set to the nearest number inside."""
+        lower, upper = getattr(self.constraint, "lower_bound", None), getattr(self.constraint, "upper_bound", None)
+        info = torch.finfo(y.dtype)
+        if lower is not None:
+            y = y.clamp_min(lower + info.eps * abs(lower) + info.tiny)
+        if upper is not None:
+            y = y.clamp_max(upper - info.eps * abs(upper) - info.tiny)
+        return y
+
+    def _sum(self, ladj: Tensor) -> Tensor:
+        return ladj.sum(-1) if self.bijection.domain.event_dim == 0 else ladj
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        """Shape of y for a shape of x: the simplex has one feature more than its reals."""
+        return self.bijection.forward_shape(shape)
+
+    def inverse_shape(self, shape: torch.Size) -> torch.Size:
+        """Shape of x for a shape of y."""
+        return self.bijection.inverse_shape(shape)
+
+
+def with_support(transform: Transform, constraint: constraints.Constraint) -> Compose:
+    """Returns ``transform`` followed by the bijection onto a set.
+
+    Args:
+        transform: A transform whose output is unconstrained.
+        constraint: The set.
+
+    Example:
+        >>> from pyro_dgm.transforms import LULinear
+        >>> with_support(LULinear(2), constraints.positive).codomain.event_dim
+        1
+    """
+    return Compose([transform, Support(constraint)])

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from pyro import distributions as dist
 from pyro.distributions.conditional import ConditionalTransform
+from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions import Transform as TorchTransform
 from torch.distributions import constraints
@@ -66,13 +67,17 @@ class Flow(dist.TransformedDistribution):
         if self._validate_args:
             self._validate_sample(value)
         z, ladj = self.transforms[0].inverse_and_ladj(value)
-        return self.base_dist.log_prob(z) + ladj
+        return self.base_dist.log_prob(z) + self._sum(ladj)
 
     def rsample_and_log_prob(self, sample_shape: torch.Size | Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         """Returns reparameterised samples and their log-densities, in one pass."""
         z = self.base_dist.rsample(torch.Size(sample_shape))
         x, ladj = self.transforms[0].forward_and_ladj(z)
-        return x, self.base_dist.log_prob(z) - ladj
+        return x, self.base_dist.log_prob(z) - self._sum(ladj)
+
+    def _sum(self, ladj: Tensor) -> Tensor:
+        """Sums the log-determinant of a transform that acts on parts of an event over the event."""
+        return sum_rightmost(ladj, self.base_dist.event_dim - self.transforms[0].domain.event_dim)
 
 
 class Proposal(dist.TorchDistribution):

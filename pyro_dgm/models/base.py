@@ -105,6 +105,7 @@ class GenerativeModel(Configured, PyroModule):
     @contextmanager
     def _data_plates(self, x: Tensor | None, context: Tensor | None, data_size: int | None) -> Iterator[None]:
         """Plates over the batch dimensions of the data, scaled so that they count as ``data_size`` data."""
+        self._random_weights()  # shared by all data, so sampled outside the plates
         shapes = [] if x is None else [x.shape[: x.dim() - len(self.event_shape)]]
         shapes += [] if context is None else [context.shape[:-1]]
         batch_shape = torch.broadcast_shapes(*shapes)
@@ -114,6 +115,13 @@ class GenerativeModel(Configured, PyroModule):
             for dim, size in zip(range(-len(batch_shape), 0), batch_shape, strict=True):
                 stack.enter_context(pyro.plate("data" if dim == -1 else f"data_{-dim}", size, dim=dim))
             yield
+
+    def _random_weights(self) -> dict[str, Tensor]:
+        """Samples the weights that have a prior (``PyroSample``), one site each, and returns them by name."""
+        for module in self.modules():
+            for name in module._pyro_samples if isinstance(module, PyroModule) else ():
+                getattr(module, name)
+        return dict(self._pyro_context.cache)
 
     def __getattr__(self, name: str) -> Any:
         """Tells Pyro about parameters inside a Pyro program only, so that a plain call costs nothing and leaves no trace.

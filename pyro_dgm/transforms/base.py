@@ -20,11 +20,12 @@ from typing import Any
 
 import torch
 from pyro.distributions import TransformModule
-from pyro.distributions.conditional import ConditionalTransform
+from pyro.distributions.conditional import ConditionalTransform, _ConditionalInverseTransformModule
 from pyro.distributions.util import sum_rightmost
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, constraints
 from torch.distributions import Transform as TorchTransform
+from torch.distributions.transforms import _InverseTransform
 
 from .._config import Configured
 
@@ -184,7 +185,7 @@ class Inverse(Transform):
 
 
 class Foreign(Transform):
-    """A transform of Pyro's or torch's, conditional or not, under this contract.
+    """A transform of Pyro's or torch's, conditional or not, under this contract; made by :func:`as_transform`.
 
     Its identity caches are emptied around every pass, so it gives no stale density after an optimizer
     step, can be scored twice on one tensor and can be copied; its context broadcasts like ours.
@@ -193,24 +194,16 @@ class Foreign(Transform):
     def __init__(self, transform: TorchTransform | ConditionalTransform) -> None:
         super().__init__()
         self.transform = transform
-        bound = transform
-        if isinstance(transform, ConditionalTransform):
-            bound = getattr(transform, "_transform", transform)
-        self._is_inverse = bound is not transform
-        self._domain = getattr(bound, "domain", constraints.real_vector)
-        self._codomain = getattr(bound, "codomain", constraints.real_vector)
-        if self._is_inverse:
-            self._domain, self._codomain = self._codomain, self._domain
 
     @property
     def domain(self) -> constraints.Constraint:
         """The domain of the foreign transform."""
-        return self._domain
+        return getattr(self.transform, "domain", constraints.real_vector)
 
     @property
     def codomain(self) -> constraints.Constraint:
         """The codomain of the foreign transform."""
-        return self._codomain
+        return getattr(self.transform, "codomain", constraints.real_vector)
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Calls the transform, then asks for its log-determinant."""
@@ -259,13 +252,15 @@ def _forget(result: Any, *transforms: Any) -> Any:
 
 
 def as_transform(transform: TorchTransform | ConditionalTransform) -> Transform:
-    """Returns ours as they are and others as :class:`Foreign`.
+    """Returns ours as they are and others as :class:`Foreign`, their inverses as modules that own their parameters.
 
     Raises:
         ValueError: If the argument is no transform at all.
     """
     if isinstance(transform, Transform):
         return transform
+    if isinstance(transform, _InverseTransform | _ConditionalInverseTransformModule):
+        return Foreign(transform.inv).inv
     if isinstance(transform, TorchTransform | ConditionalTransform):
         return Foreign(transform)
     raise ValueError(

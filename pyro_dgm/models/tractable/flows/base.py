@@ -9,6 +9,7 @@ the support S, so that densities are in data units and samples obey the constrai
 
 import copy
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from pyro import distributions as dist
@@ -52,7 +53,9 @@ class FlowModel(TractableModel):
 
     def _distribution(self, context: Tensor | None) -> Flow:
         base = dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
-        return Flow(base, self.transform, context)
+        weights = self._random_weights()
+        transform = _Realized(self.transform, self._pyro_context, weights) if weights else self.transform
+        return Flow(base, transform, context)
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the latent z of data x, with shape (*, D): standard normal if the flow fits."""
@@ -75,6 +78,43 @@ class FlowModel(TractableModel):
         new = type(self)(**copy.deepcopy({**self.config, "support": constraint})).to(self.loc)
         new.load_state_dict(self.state_dict())
         return new
+
+
+class _Realized(Transform):
+    """A transform whose random weights are those drawn when the model was called, whenever it is evaluated.
+
+    A flow's networks run when it scores data, after the Pyro program has ended; by then the weights that the program
+    sampled would be forgotten.
+    """
+
+    def __init__(self, transform: Transform, pyro_context: Any, weights: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.transform, self.pyro_context, self.weights = transform, pyro_context, weights
+        self._domain, self._codomain = transform.domain, transform.codomain
+
+    @property
+    def domain(self) -> constraints.Constraint:
+        return self._domain
+
+    @property
+    def codomain(self) -> constraints.Constraint:
+        return self._codomain
+
+    def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        with self.pyro_context:
+            self.pyro_context.cache.update(self.weights)
+            return self.transform.forward_and_ladj(x, context)
+
+    def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        with self.pyro_context:
+            self.pyro_context.cache.update(self.weights)
+            return self.transform.inverse_and_ladj(y, context)
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        return self.transform.forward_shape(shape)
+
+    def inverse_shape(self, shape: torch.Size) -> torch.Size:
+        return self.transform.inverse_shape(shape)
 
 
 class NormalizingFlow(FlowModel):

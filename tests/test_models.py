@@ -1,0 +1,345 @@
+"""The contract of a model, for every row of the zoo: shapes, citizenship of Pyro, gradients, copies, errors."""
+
+import copy
+import pickle
+
+import pyro
+import pytest
+import torch
+from pyro import distributions as dist
+from pyro import poutine
+from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, TraceEnum_ELBO, config_enumerate
+from pyro.infer.autoguide import AutoMultivariateNormal, AutoNormal, AutoNormalizingFlow
+from pyro.optim import Adam
+
+from pyro_dgm.distributions import density_of
+from pyro_dgm.models import VAE as VariationalAutoencoder
+from pyro_dgm.models import DiagonalNormal, StandardNormal
+
+from .zoo import CONTINUOUS, EXACT, MODELS, SCORED, C
+
+
+def pairs(rows):
+    return [(name, c) for name, row in rows.items() for c in ([0, C] if row.conditional else [0])]
+
+
+def each(rows):
+    cases = pairs(rows)
+    return pytest.mark.parametrize(("name", "context"), cases, ids=[f"{n}-context" if c else n for n, c in cases])
+
+
+def build(name, context, n=6):
+    model = MODELS[name].build(context)
+    return model, MODELS[name].data(model, n), torch.randn(n, context) if context else None
+
+
+# --- shapes --------------------------------------------------------------------------------------------------------
+
+
+@each(MODELS)
+def test_shapes(name, context):
+    model, _, _ = build(name, context)
+    for batch_shape in ((), (4,), (2, 1, 4)):
+        p = model(torch.randn(*batch_shape, context)) if context else model()
+        batch = torch.Size(batch_shape) if context else torch.Size()
+        assert (p.batch_shape, p.event_shape) == (batch, model.event_shape)
+        assert density_of(p) == density_of(p.expand((2, *batch))) == MODELS[name].density
+        for sample_shape in ((), (5,), (2, 3)):
+            draw = p.sample(sample_shape)
+            assert draw.shape == (*sample_shape, *batch, *model.event_shape)
+            assert p.support.check(draw).all() and model.support.check(draw).all()
+            if MODELS[name].density != "implicit":
+                assert p.log_prob(draw).shape == (*sample_shape, *batch)
+        expanded = p.expand((3, *batch))
+        assert expanded.batch_shape == (3, *batch) and expanded.event_shape == model.event_shape
+        assert expanded.sample((2,)).shape == (2, 3, *batch, *model.event_shape)
+        if p.has_rsample:
+            assert p.rsample((2,)).requires_grad or name == "StandardNormal"
+
+
+@each(SCORED)
+def test_context_broadcasts_against_data(name, context):
+    if not context:
+        return
+    model, x, _ = build(name, context)
+    c = torch.randn(4, 1, context)
+    scores = model(c).log_prob(x)
+    assert scores.shape == (4, 6)
+    if MODELS[name].density == "exact":
+        for k in range(4):
+            torch.testing.assert_close(model(c[k, 0]).log_prob(x), scores[k])
+
+
+@each(SCORED)
+def test_mask_and_to_event(name, context):
+    model, x, c = build(name, context)
+    p = (model(c) if context else model()).expand((6,))
+    if MODELS[name].density == "exact":
+        log_prob = p.log_prob(x)
+        torch.testing.assert_close(p.to_event(1).log_prob(x), log_prob.sum())
+        mask = torch.tensor([True, False] * 3)
+        torch.testing.assert_close(p.mask(mask).log_prob(x), log_prob * mask)
+    assert p.to_event(1).event_shape == (6, *model.event_shape)
+    assert p.mask(False).log_prob(x).abs().sum() == 0
+
+
+@each(CONTINUOUS)
+def test_density_of_own_samples_is_the_same_in_both_directions(name, context):
+    model, _, c = build(name, context)
+    p = model.double()(c.double() if context else None)
+    if not hasattr(p, "rsample_and_log_prob"):
+        return
+    x, log_prob = p.rsample_and_log_prob((4,))
+    torch.testing.assert_close(p.log_prob(x), log_prob, atol=1e-8, rtol=1e-8)
+    c = c.double() if context else None
+    z = model.encode(x, c)
+    torch.testing.assert_close(model.decode(z, c), x, atol=1e-8, rtol=1e-8)
+
+
+@each(MODELS)
+def test_context_errors(name, context):
+    model, _, _ = build(name, context)
+    with pytest.raises(ValueError, match="context"):
+        model() if context else model(torch.randn(3, 2))
+    if context:
+        with pytest.raises(ValueError, match=r"expected shape \(\.\.\., 2\), got \(3, 5\)"):
+            model(torch.randn(3, 5))
+
+
+# --- gradients, copies ---------------------------------------------------------------------------------------------
+
+
+@each(SCORED)
+def test_every_parameter_gets_a_finite_gradient_twice_on_one_tensor(name, context):
+    model, x, c = build(name, context)
+    for _ in range(2):
+        model.zero_grad()
+        loss = -model(c).log_prob(x).mean()
+        if list(model.parameters()):
+            loss.backward()
+    for key, p in model.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all(), key
+    total = sum(p.grad.abs().sum() for p in model.parameters()) if list(model.parameters()) else 1
+    assert total > 0
+
+
+@each(MODELS)
+def test_deepcopy_and_pickle_are_independent_equals(name, context):
+    model, x, c = build(name, context)
+    if MODELS[name].density != "implicit":
+        model(c).log_prob(x).mean()
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        for draw in (lambda m: m(c).sample((2,)),):
+            torch.manual_seed(3)
+            expected = draw(model)
+            torch.manual_seed(3)
+            assert torch.equal(draw(twin), expected)
+        assert not {id(p) for p in twin.parameters()} & {id(p) for p in model.parameters()}
+    repr(model)
+
+
+@each(MODELS)
+def test_calling_a_model_leaves_no_trace_in_the_parameter_store(name, context):
+    model, _, c = build(name, context)
+    model(c).sample((2,))
+    assert len(pyro.get_param_store()) == 0
+
+
+# --- citizenship ---------------------------------------------------------------------------------------------------
+
+
+@each(SCORED)
+def test_svi_trains_model_and_guide(name, context):
+    model, x, c = build(name, context)
+    before = copy.deepcopy(model.state_dict())
+    elbo = Trace_ELBO(num_particles=2, vectorize_particles=True, max_plate_nesting=1)
+    svi = SVI(model.model, model.guide, Adam({"lr": 1e-2}), elbo)
+    if list(model.parameters()):
+        svi.step(x, c)
+        changed = {k for k, p in model.named_parameters() if not torch.equal(p, before[k])}
+        # with one feature, the weights from the input are masked
+        idle = "conditioner.layers.0.weight" if name == "MAF-1" else "none"
+        assert changed == {k for k, _ in model.named_parameters() if not k.endswith(idle)}
+    assert torch.isfinite(torch.tensor(svi.evaluate_loss(x, c)))
+
+
+@each(EXACT)
+def test_plates_subsampling_condition_block_scale(name, context):
+    model, x, c = build(name, context)
+
+    def program(data):
+        with pyro.plate("data", 60, subsample=torch.arange(6)):
+            return pyro.sample("x", model(c), obs=data)
+
+    total = model(c).log_prob(x).sum()
+    trace = poutine.trace(program).get_trace(x)
+    torch.testing.assert_close(trace.log_prob_sum(), 10 * total)
+    conditioned = poutine.trace(poutine.condition(program, {"x": x})).get_trace(None)
+    torch.testing.assert_close(conditioned.log_prob_sum(), 10 * total)
+    blocked = poutine.trace(poutine.block(program, hide=["x"])).get_trace(x)
+    assert "x" not in blocked.nodes
+    direct = poutine.trace(model.model).get_trace(x, c, data_size=60)
+    torch.testing.assert_close(direct.log_prob_sum(), 10 * total)
+
+
+@each(MODELS)
+def test_predictive(name, context):
+    model, _, c = build(name, context)
+    for parallel in (False, True):
+        draws = Predictive(model.model, num_samples=3, parallel=parallel)(None, c)["x"]
+        assert draws.shape == (3, *((6,) if context else ()), *model.event_shape)
+
+
+@each(EXACT)
+def test_enumeration_to_the_left(name, context):
+    """A mixture over contexts, its component summed out by Pyro, against the sum by hand."""
+    model, x, _ = build(name, context or 0)
+    if not context:
+        return
+    contexts = torch.randn(3, context)
+    weights = torch.tensor([0.2, 0.3, 0.5])
+
+    @config_enumerate
+    def program():
+        with pyro.plate("data", 6):
+            k = pyro.sample("k", dist.Categorical(weights))
+            pyro.sample("x", model(contexts[k]), obs=x)
+
+    elbo = -TraceEnum_ELBO(max_plate_nesting=1).loss(program, lambda: None)
+    by_hand = (weights.log()[:, None] + model(contexts[:, None]).log_prob(x)).logsumexp(0).sum()
+    assert elbo == pytest.approx(by_hand.item(), rel=1e-5)
+
+
+@each(CONTINUOUS)
+@pytest.mark.parametrize("guide", [AutoNormal, AutoMultivariateNormal, AutoNormalizingFlow])
+def test_is_a_prior_for_autoguides(name, context, guide):
+    model, _, _ = build(name, context)
+    c = torch.randn(context) if context else None
+
+    def program():
+        z = pyro.sample("z", model(c))
+        pyro.sample("y", dist.Normal(z.sum(), 1.0), obs=torch.tensor(0.3))
+
+    if guide is AutoNormalizingFlow:
+        if name in ("MAF-1", "RealNVP-simplex"):
+            return  # the guide's own coupling needs two reals
+        auto = guide(program, lambda d: dist.transforms.affine_coupling(d, hidden_dims=[4]))
+    else:
+        auto = guide(program)
+    svi = SVI(program, auto, Adam({"lr": 1e-3}), Trace_ELBO())
+    assert all(torch.isfinite(torch.tensor(svi.step())) for _ in range(2))
+
+
+@each(CONTINUOUS)
+def test_is_a_latent_for_nuts(name, context):
+    model, _, _ = build(name, context)
+    c = torch.randn(context) if context else None
+
+    def program():
+        z = pyro.sample("z", model(c))
+        pyro.sample("y", dist.Normal(z.sum(), 1.0), obs=torch.tensor(0.3))
+
+    mcmc = MCMC(NUTS(program, max_tree_depth=2), num_samples=3, warmup_steps=2, disable_progbar=True)
+    mcmc.run()
+    draws = mcmc.get_samples()["z"]
+    assert draws.shape == (3, *model.event_shape) and model.support.check(draws).all()
+
+
+def test_two_models_of_one_class_both_train_under_svi():
+    losses = []
+    for k in range(2):
+        model = DiagonalNormal(2)
+        svi = SVI(model.model, model.guide, Adam({"lr": 0.1}), Trace_ELBO())
+        x = torch.randn(50, 2) + 5 * (k + 1)
+        losses.append([svi.step(x) for _ in range(30)])
+    assert all(run[-1] < 0.8 * run[0] for run in losses)
+
+
+def test_a_copy_that_svi_would_not_train_is_refused():
+    model, x = DiagonalNormal(2), torch.randn(5, 2)
+    twin = copy.deepcopy(model)
+    SVI(model.model, model.guide, Adam({}), Trace_ELBO()).step(x)
+    with pytest.raises(ValueError, match="parameter store already maps"):
+        SVI(twin.model, twin.guide, Adam({}), Trace_ELBO()).step(x)
+    pyro.clear_param_store()
+    SVI(twin.model, twin.guide, Adam({}), Trace_ELBO()).step(x)
+
+
+def test_module_local_parameters_train():
+    with pyro.settings.context(module_local_params=True):
+        models = [DiagonalNormal(2), DiagonalNormal(2)]
+        x = torch.randn(20, 2) + 3
+        for model in models:
+            loss = Trace_ELBO()(model.model, model.guide)
+            before = loss(x).item()
+            optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
+            for _ in range(20):
+                optimizer.zero_grad()
+                loss(x).backward()
+                optimizer.step()
+            assert loss(x).item() < 0.8 * before
+    assert len(pyro.get_param_store()) == 0
+
+
+def test_bayesian_flow_has_sites_for_its_weights():
+    model, x, _ = build("RealNVP", 0)
+    pyro.nn.module.to_pyro_module_(model)
+    for module in list(model.modules()):
+        for key, p in list(module.named_parameters(recurse=False)):
+            prior = dist.Normal(torch.zeros_like(p), 1.0).to_event(p.dim())
+            setattr(module, key, pyro.nn.PyroSample(prior))
+    trace = poutine.trace(model.model).get_trace(x)
+    sites = [s for s in trace.stochastic_nodes if s != "data"]
+    assert len(sites) == 2 * 2 * 2  # two couplings, two layers, weight and bias
+    # the density is that of the flow with the sampled weights in place of its own
+    plain = MODELS["RealNVP"].build()
+    values = {s.split(".", 1)[1]: trace.nodes[s]["value"] for s in sites}
+    plain.load_state_dict(values, strict=False)
+    torch.testing.assert_close(trace.nodes["x"]["fn"].log_prob(x), plain().log_prob(x))
+    auto = AutoNormal(model.model)
+    svi = SVI(model.model, auto, Adam({"lr": 1e-3}), Trace_ELBO())
+    assert torch.isfinite(torch.tensor(svi.step(x)))
+    mcmc = MCMC(NUTS(model.model, max_tree_depth=2), num_samples=2, warmup_steps=1, disable_progbar=True)
+    mcmc.run(x)
+    assert set(mcmc.get_samples()) == set(sites)
+
+
+def test_data_size_makes_minibatches_add_up():
+    model = MODELS["VAE"].build()
+    x = torch.randn(20, 3)
+    elbo = Trace_ELBO()
+
+    def loss(batch, **settings):
+        torch.manual_seed(0)
+        program = poutine.condition(model.model, {"z": torch.zeros(len(batch), 2)})
+        return elbo.loss(program, lambda *a, **k: None, batch, **settings)
+
+    full = loss(x)
+    parts = [loss(x[i : i + 5], data_size=20) for i in range(0, 20, 5)]
+    assert sum(parts) / 4 == pytest.approx(full, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (
+            lambda: VariationalAutoencoder(
+                StandardNormal(2), DiagonalNormal(3, context=4), DiagonalNormal(2, context=3)
+            ),
+            "likelihood: expected a model with context=2, got context=4",
+        ),
+        (
+            lambda: VariationalAutoencoder(
+                StandardNormal(2), DiagonalNormal(3, context=2), DiagonalNormal(4, context=3)
+            ),
+            "posterior: expected distributions over z with event shape",
+        ),
+        (
+            lambda: VariationalAutoencoder(StandardNormal(2), torch.nn.Linear(2, 3), DiagonalNormal(2, context=3)),
+            "likelihood: expected a module that returns a distribution",
+        ),
+    ],
+)
+def test_vae_refuses_parts_that_do_not_fit(make, match):
+    with pytest.raises(ValueError, match=match):
+        make()

@@ -1,0 +1,159 @@
+"""The zoo: every model and every transform of the package, small, with what is true of it.
+
+One row feeds all generic tests; ``test_architecture`` fails when a public class has no row. Parameters are perturbed, since
+at initialisation most transforms are the identity, which passes nearly every test.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pyro.distributions.transforms as T
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyro_dgm import models as m
+from pyro_dgm import transforms as t
+
+D, C = 3, 2
+
+
+def perturb(module: nn.Module, scale: float = 0.2) -> nn.Module:
+    """Moves every parameter away from its initial value."""
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(scale * torch.randn(p.shape, dtype=p.dtype, device="cpu").to(p.device))
+    return module
+
+
+@dataclass(frozen=True)
+class ModelRow:
+    """A model: ``make(context)`` builds it; ``conditional`` says whether it can take a context."""
+
+    make: Callable[[int], nn.Module]
+    density: str = "exact"
+    conditional: bool = True
+    discrete: bool = False
+    storable: bool = True
+
+    def build(self, context: int = 0) -> nn.Module:
+        torch.manual_seed(1)
+        return perturb(self.make(context))
+
+    def data(self, model: nn.Module, n: int = 6) -> Tensor:
+        """Data in the model's support, whatever it is."""
+        x = torch.randn(n, *model.event_shape)
+        if self.discrete:
+            return (x > 0).to(x)
+        base = model.support.base_constraint if hasattr(model.support, "base_constraint") else model.support
+        return torch.distributions.transform_to(base)(x)
+
+
+def _vae(context: int, prior: nn.Module | None = None, posterior: nn.Module | None = None, **settings) -> m.VAE:
+    return m.VAE(
+        prior or m.StandardNormal(2),
+        m.DiagonalNormal(D, context=2 + context, hidden_features=(8,)),
+        posterior or m.DiagonalNormal(2, context=D + context, hidden_features=(8,)),
+        context,
+        **settings,
+    )
+
+
+SMALL = {"transforms": 2, "hidden_features": (8,)}
+
+MODELS: dict[str, ModelRow] = {
+    "NICE": ModelRow(lambda c: m.NICE(D, c, **SMALL)),
+    "RealNVP": ModelRow(lambda c: m.RealNVP(D, c, **SMALL)),
+    "RealNVP-mask": ModelRow(lambda c: m.RealNVP(D, c, masks=[[True, False, False], [False, True, True]], **SMALL)),
+    "RealNVP-positive": ModelRow(lambda c: m.RealNVP(D, c, support=constraints.positive, **SMALL)),
+    "RealNVP-interval": ModelRow(lambda c: m.RealNVP(D, c, support=constraints.interval(-1.0, 2.0), **SMALL)),
+    "RealNVP-simplex": ModelRow(lambda c: m.RealNVP(D, c, support=constraints.simplex, **SMALL)),
+    "MAF": ModelRow(lambda c: m.MAF(D, c, **SMALL)),
+    "MAF-1": ModelRow(lambda c: m.MAF(1, c, **SMALL)),
+    "IAF": ModelRow(lambda c: m.IAF(D, c, **SMALL)),
+    "NSF": ModelRow(lambda c: m.NSF(D, c, bins=4, **SMALL)),
+    "NSF-autoregressive": ModelRow(lambda c: m.NSF(D, c, autoregressive=True, bins=4, activation=nn.SiLU, **SMALL)),
+    "NormalizingFlow": ModelRow(
+        lambda c: m.NormalizingFlow(D, [t.LULinear(D, c), t.Coupling([1, 0, 1], t.Spline(4), (8,), c)], c)
+    ),
+    "NormalizingFlow-pyro": ModelRow(
+        lambda c: m.NormalizingFlow(
+            D,
+            [T.conditional_spline(D, c, count_bins=4) if c else T.spline_coupling(D, hidden_dims=[8]), t.LULinear(D)],
+            c,
+        ),
+        storable=False,
+    ),
+    "StandardNormal": ModelRow(lambda c: m.StandardNormal((D,)), conditional=False),
+    "DiagonalNormal": ModelRow(lambda c: m.DiagonalNormal((1, D), c, (8,))),
+    "DiagonalNormal-shared": ModelRow(lambda c: m.DiagonalNormal(D, c, (8,), shared_scale=True)),
+    "IndependentBernoulli": ModelRow(lambda c: m.IndependentBernoulli((D,), c, (8,)), discrete=True),
+    "VAE": ModelRow(_vae, "lower_bound"),
+    "VAE-flows": ModelRow(
+        lambda c: _vae(c, m.NSF(2, bins=4, **SMALL), m.IAF(2, D + c, **SMALL), num_particles=3), "lower_bound"
+    ),
+    "VAE-conditional-prior": ModelRow(
+        lambda c: _vae(c, m.DiagonalNormal(2, c, (8,)), m.RealNVP(2, D + c, **SMALL)), "lower_bound"
+    ),
+    "GAN": ModelRow(lambda c: m.GAN((1, D), 2, c, (8,)), "implicit"),
+    "GAN-interval": ModelRow(lambda c: m.GAN(D, 2, c, (8,), support=constraints.unit_interval), "implicit"),
+}
+
+SCORED = {name: row for name, row in MODELS.items() if row.density != "implicit"}
+EXACT = {name: row for name, row in MODELS.items() if row.density == "exact"}
+CONTINUOUS = {name: row for name, row in EXACT.items() if not row.discrete}
+
+
+@dataclass(frozen=True)
+class TransformRow:
+    """A transform: ``make(context)``; ``features`` it takes; whether it depends on a context."""
+
+    make: Callable[[int], nn.Module]
+    features: int = 4
+    conditional: bool = True
+
+    def build(self, context: int = 0) -> nn.Module:
+        torch.manual_seed(1)
+        return perturb(self.make(context)).double()
+
+
+TRANSFORMS: dict[str, TransformRow] = {
+    "Coupling": TransformRow(lambda c: t.Coupling([1, 0, 0, 1], None, (8,), c)),
+    "Coupling-Shift": TransformRow(lambda c: t.Coupling([0, 1, 0, 1], t.Shift(), (8,), c)),
+    "Coupling-Affine": TransformRow(lambda c: t.Coupling([0, 0, 0, 1], t.Affine(2.0), (8,), c)),
+    "Coupling-Spline": TransformRow(lambda c: t.Coupling([1, 1, 0, 0], t.Spline(5, 2.0), (8,), c)),
+    "MaskedAutoregressive": TransformRow(lambda c: t.MaskedAutoregressive(4, None, [2, 0, 3, 1], (8,), c)),
+    "MaskedAutoregressive-Shift": TransformRow(lambda c: t.MaskedAutoregressive(4, t.Shift(), None, (8, 6), c)),
+    "MaskedAutoregressive-Spline": TransformRow(lambda c: t.MaskedAutoregressive(4, t.Spline(5), None, (8,), c)),
+    "MaskedAutoregressive-1": TransformRow(lambda c: t.MaskedAutoregressive(1, t.Spline(5), None, (8,), c), 1),
+    "MaskedAutoregressive-linear": TransformRow(lambda c: t.MaskedAutoregressive(4, None, None, (), c)),
+    "Permutation": TransformRow(lambda c: t.Permutation([2, 0, 3, 1]), conditional=False),
+    "LULinear": TransformRow(lambda c: t.LULinear(4, c)),
+    "ActNorm": TransformRow(lambda c: t.ActNorm(4, c)),
+    "Standardize": TransformRow(lambda c: _fitted(t.Standardize(4)), conditional=False),
+    "Inverse": TransformRow(lambda c: t.MaskedAutoregressive(4, None, None, (8,), c).inv),
+    "Compose": TransformRow(
+        lambda c: t.Compose([t.LULinear(4, c), t.Coupling([1, 0, 1, 0], t.Spline(4), (8,), c), t.ActNorm(4)])
+    ),
+    "Compose-pyro": TransformRow(
+        lambda c: t.Compose(
+            [T.conditional_affine_coupling(4, c) if c else T.affine_coupling(4), t.LULinear(4), T.permute(4)]
+        )
+    ),
+    "Compose-elementwise": TransformRow(
+        lambda c: t.Compose([T.conditional_spline(4, c) if c else T.spline(4), t.LULinear(4)])
+    ),
+    "Foreign": TransformRow(lambda c: t.Foreign(T.conditional_affine_coupling(4, c) if c else T.affine_coupling(4))),
+    "Foreign-inverse": TransformRow(
+        lambda c: t.as_transform((T.conditional_affine_coupling(4, c) if c else T.affine_coupling(4)).inv)
+    ),
+    "Support": TransformRow(lambda c: t.Support(constraints.positive), conditional=False),
+    "Support-interval": TransformRow(lambda c: t.Support(constraints.interval(-1.0, 3.0)), conditional=False),
+    "Support-less": TransformRow(lambda c: t.Support(constraints.less_than(1.0)), conditional=False),
+    "with_support": TransformRow(lambda c: t.with_support(t.LULinear(4, c), constraints.unit_interval)),
+}
+
+
+def _fitted(standardize: t.Standardize) -> t.Standardize:
+    standardize.initialize(torch.randn(50, 4) * torch.tensor([1.0, 2.0, 0.1, 5.0]) + 1)
+    return standardize

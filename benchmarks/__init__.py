@@ -1,1 +1,4 @@
-"""What the library claims, measured: each module runs by ``python -m benchmarks.NAME`` and writes ``results/NAME.{json,md}``."""
+"""What the library claims, measured.
+
+Every module here runs by ``python -m benchmarks.NAME`` and writes ``results/NAME.json`` and ``results/NAME.md``.
+"""

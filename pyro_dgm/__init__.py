@@ -1,8 +1,8 @@
 """Deep generative models as first-class citizens of Pyro.
 
-A model is a module that, called, returns a Pyro distribution: ``models`` holds them, ``fit`` learns them, ``save`` and ``load``
-keep them, and ``evaluation``, ``plots`` and ``datasets`` stand around them. ``transforms``, ``distributions``, ``objectives``
-and ``nn`` are the parts they are made of.
+A model is a module that, called, returns a Pyro distribution: ``models`` holds them, ``fit`` learns them, ``save``
+and ``load`` keep them, and ``evaluation``, ``plots`` and ``datasets`` stand around them. ``transforms``,
+``distributions``, ``objectives`` and ``nn`` are the parts they are made of.
 """
 
 from . import datasets, distributions, evaluation, models, nn, objectives, plots, training, transforms

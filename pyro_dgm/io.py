@@ -1,8 +1,8 @@
 """One file for a model: the arguments of its constructor as JSON, and its state.
 
-``load`` builds the model again, parts and all (a VAE with a flow as prior), and fills in the state. The file is read by torch's
-restricted unpickler (``weights_only=True``), and the JSON can only name classes that this package exports, so
-nothing is ever executed from a file.
+``load`` builds the model again, parts and all (a VAE with a flow as prior), and fills in the state. The file is read
+by torch's restricted unpickler (``weights_only=True``), and the JSON can only name classes that this package exports,
+so nothing is ever executed from a file.
 """
 
 import json
@@ -95,8 +95,8 @@ def load(
         return _fill(into, content["state"] if content.get("format") == _FORMAT else content, path)
     if content.get("format") != _FORMAT:
         raise ValueError(
-            f"{path}: expected a file written by pyro_dgm.save (format {_FORMAT!r}), got format {content.get('format')!r}; "
-            "to read a plain state_dict pass into=model"
+            f"{path}: expected a file written by pyro_dgm.save (format {_FORMAT!r}), got "
+            f"{content.get('format')!r}; to read a plain state_dict pass into=model"
         )
     try:
         with torch.random.fork_rng(devices=[]), torch.device("meta"):
@@ -121,7 +121,8 @@ def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
     except Exception as error:  # a damaged archive can fail anywhere in the reader
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"{path}: expected a file written by pyro_dgm.save, got a damaged or foreign one ({first}); nothing in it was executed"
+            f"{path}: expected a file written by pyro_dgm.save, got a damaged or foreign one ({first}); "
+            "nothing in it was executed"
         ) from error
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a file written by pyro_dgm.save, got a {type(content).__name__}")

@@ -158,13 +158,9 @@ def test_closed_forms():
 
 def test_modes_are_where_they_should_be():
     ring = toy.eight_gaussians(radius=3.0, scale=0.1)
-    assert ring.log_prob(torch.tensor([0.0, 3.0])).exp().item() == pytest.approx(
-        1 / (8 * 2 * math.pi * 0.01), 1e-4
-    )
+    assert ring.log_prob(torch.tensor([0.0, 3.0])).exp().item() == pytest.approx(1 / (8 * 2 * math.pi * 0.01), 1e-4)
     grid = toy.grid_gaussians()
-    assert grid.log_prob(torch.tensor([-4.0, 2.0])).exp().item() == pytest.approx(
-        1 / (25 * 2 * math.pi * 0.01), 1e-4
-    )
+    assert grid.log_prob(torch.tensor([-4.0, 2.0])).exp().item() == pytest.approx(1 / (25 * 2 * math.pi * 0.01), 1e-4)
     assert toy.rings((1.0, 2.0)).sample((2000,)).norm(dim=-1).max() < 2.6
 
 
@@ -183,9 +179,7 @@ def write_mnist(folder, split="train", images=None, labels=None):
     (folder / f"{split}-labels-idx1-ubyte").write_bytes(idx_bytes(labels))
 
 
-@pytest.mark.parametrize(
-    ("code", "dtype"), [(8, "u1"), (9, "i1"), (11, "i2"), (12, "i4"), (13, "f4"), (14, "f8")]
-)
+@pytest.mark.parametrize(("code", "dtype"), [(8, "u1"), (9, "i1"), (11, "i2"), (12, "i4"), (13, "f4"), (14, "f8")])
 def test_read_idx(tmp_path, code, dtype):
     array = np.arange(-3 if dtype != "u1" else 0, 3).astype(dtype).reshape(-1, 3)
     (tmp_path / "a").write_bytes(idx_bytes(array, code))
@@ -250,9 +244,7 @@ def test_wrong_idx(tmp_path, content, match):
 def test_wrong_mnist(tmp_path):
     with pytest.raises(ValueError, match="split: expected one of train, test, got 'valid'"):
         datasets.mnist(tmp_path, "valid")
-    with pytest.raises(
-        FileNotFoundError, match=r"expected train-images-idx3-ubyte or train-images-idx3-ubyte.gz"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"expected train-images-idx3-ubyte or train-images-idx3-ubyte.gz"):
         datasets.mnist(tmp_path)
     write_mnist(tmp_path, labels=np.zeros(3, dtype=np.uint8))
     with pytest.raises(ValueError, match="expected 2 labels, one for each image, got 3"):
@@ -506,8 +498,4 @@ def test_real_ionosphere():
 @needs_data
 def test_real_cifar10():
     images, labels, classes = datasets.cifar10(DATA / "cifar10", "test", per_class=3)
-    assert (
-        images.shape == (30, 3, 32, 32)
-        and labels.bincount().tolist() == [3] * 10
-        and classes[0] == "airplane"
-    )
+    assert images.shape == (30, 3, 32, 32) and labels.bincount().tolist() == [3] * 10 and classes[0] == "airplane"

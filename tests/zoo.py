@@ -1,7 +1,7 @@
 """The zoo: every model and every transform of the package, small, with what is true of it.
 
-One row feeds all generic tests; ``test_architecture`` fails when a public class has no row. Parameters are perturbed, since
-at initialisation most transforms are the identity, which passes nearly every test.
+One row feeds all generic tests; ``test_architecture`` fails when a public class has no row. Parameters are perturbed,
+since at initialisation most transforms are the identity, which passes nearly every test.
 """
 
 from collections.abc import Callable

@@ -114,15 +114,11 @@ def read_numbers(path: str | os.PathLike, columns: tuple[int, ...] | None = None
     for number, line in enumerate(lines, 1):
         if len(line.split(comma)) != width:
             found = len(line.split(comma))
-            raise ValueError(
-                f"{path}: expected {width} columns as in the first row, got {found} in row {number}"
-            )
+            raise ValueError(f"{path}: expected {width} columns as in the first row, got {found} in row {number}")
     if columns is not None and not all(0 <= column < width for column in columns):
         raise ValueError(f"{path}: expected columns up to {max(columns)} (from 0), got {width} columns")
     text = io.BytesIO(b"\n".join(lines))
     try:
-        return np.loadtxt(
-            text, np.float64, delimiter=comma and comma.decode(), usecols=columns, ndmin=2, comments=None
-        )
+        return np.loadtxt(text, np.float64, delimiter=comma and comma.decode(), usecols=columns, ndmin=2, comments=None)
     except ValueError as error:
         raise ValueError(f"{path}: expected numbers only, but {error}") from error

@@ -106,9 +106,7 @@ class Board(dist.TorchDistribution):
         return torch.where(black, log_density, -torch.inf).expand(shape)
 
 
-def equal_mixture(
-    components: TorchDistributionMixin, device: torch.device | str | None
-) -> dist.MixtureSameFamily:
+def equal_mixture(components: TorchDistributionMixin, device: torch.device | str | None) -> dist.MixtureSameFamily:
     """The equal mixture over the last batch axis of ``components``, which live on ``device``."""
     weights = torch.zeros(components.batch_shape, device=device)
     return dist.MixtureSameFamily(dist.Categorical(logits=weights), components)

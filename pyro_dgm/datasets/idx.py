@@ -63,9 +63,7 @@ def read_idx(path: str | os.PathLike) -> Tensor:
     return torch.from_numpy(array.astype(dtype.newbyteorder("=")))
 
 
-def mnist(
-    folder: str | os.PathLike | None = None, split: Literal["train", "test"] = "train"
-) -> tuple[Tensor, Tensor]:
+def mnist(folder: str | os.PathLike | None = None, split: Literal["train", "test"] = "train") -> tuple[Tensor, Tensor]:
     """Reads the images and the labels of one split of MNIST.
 
     Args:
@@ -94,7 +92,5 @@ def mnist(
             found = f"{array.dtype} with {array.dim()}"
             raise ValueError(f"{path}: expected torch.uint8 with {axes} axes, got {found}")
     if len(images) != len(labels):
-        raise ValueError(
-            f"{labels_file}: expected {len(images)} labels, one for each image, got {len(labels)}"
-        )
+        raise ValueError(f"{labels_file}: expected {len(images)} labels, one for each image, got {len(labels)}")
     return images.unsqueeze(1), labels.long()

@@ -76,9 +76,7 @@ def read_images(
     path = Path(path)
     if path.is_dir():
         files = [file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file()]
-        return _collect(
-            path, files, lambda name: (path / name).read_bytes(), split, size, channels, per_class
-        )
+        return _collect(path, files, lambda name: (path / name).read_bytes(), split, size, channels, per_class)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: expected a folder or a zip archive of images, found neither")
     try:

@@ -146,9 +146,7 @@ def pinwheel(
     return _mixture(dist.MultivariateNormal(2 * along, axes @ axes.mT), Swirl(rate), device)
 
 
-def two_moons(
-    noise: float = 0.1, *, scale: float = 1.5, device: Device = None
-) -> dist.TransformedDistribution:
+def two_moons(noise: float = 0.1, *, scale: float = 1.5, device: Device = None) -> dist.TransformedDistribution:
     r"""Two interleaved half circles with a density in closed form.
 
     .. math:: x = s \, (m_k + r (\cos \theta, \sin \theta)), \quad
@@ -235,9 +233,7 @@ def two_spirals(
     return _mixture(Polar(radius, dist.VonMises(arms, concentration)), Swirl(rate), device)
 
 
-def checkerboard(
-    cells: int = 4, width: float = 2.0, *, device: Device = None
-) -> dist.TransformedDistribution:
+def checkerboard(cells: int = 4, width: float = 2.0, *, device: Device = None) -> dist.TransformedDistribution:
     r"""The uniform law on the black squares of a board around the origin: edges no smooth model has.
 
     .. math:: p(x) = \frac{2}{n^2 w^2} \text{ on a black square, else } 0
@@ -269,9 +265,7 @@ def checkerboard(
     return dist.TransformedDistribution(board, [_affine(width, -cells * width / 2)])
 
 
-def banana(
-    curvature: float = 0.5, scale: float = 0.5, *, device: Device = None
-) -> dist.TransformedDistribution:
+def banana(curvature: float = 0.5, scale: float = 0.5, *, device: Device = None) -> dist.TransformedDistribution:
     r"""A Gaussian bent into a banana.
 
     .. math:: p(x) = N(x_1; 0, 1) \, N(x_2; b x_1^2, \sigma^2)
@@ -335,9 +329,7 @@ def _affine(scale: float, loc: float | Tensor = 0.0) -> Transform:
     return AffineTransform(loc, scale, event_dim=1)
 
 
-def _mixture(
-    components: TorchDistributionMixin, f: Transform, device: Device
-) -> dist.TransformedDistribution:
+def _mixture(components: TorchDistributionMixin, f: Transform, device: Device) -> dist.TransformedDistribution:
     """The equal mixture pushed through f, which also states the support (torch cannot map a mixture's)."""
     return dist.TransformedDistribution(equal_mixture(components, device), [f])
 

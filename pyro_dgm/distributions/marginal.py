@@ -25,11 +25,13 @@ class Marginal(dist.TorchDistribution):
     Args:
         prior: The distribution p(z); its batch shape is the batch shape of the marginal.
         likelihood: Maps z, with shape ``(*, latent event)``, to the distribution p(x | z), with batch shape (*).
-        posterior: Maps x, with shape ``(*, event)``, to the proposal q(z | x), with batch shape (*); the prior when ``None``.
+        posterior: Maps x, with shape ``(*, event)``, to the proposal q(z | x), with batch shape (*); the prior when
+            ``None``.
         event_shape: Shape of one x.
         support: Where x lives.
         num_particles: Number K of samples of z per datum in :meth:`log_prob`.
-        chunk_size: Largest number of pairs (datum, z) scored at once, which bounds memory when no gradient is asked for.
+        chunk_size: Largest number of pairs (datum, z) scored at once, which bounds memory when no gradient is asked
+            for.
 
     Attributes:
         density: ``"lower_bound"``.

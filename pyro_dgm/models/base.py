@@ -124,7 +124,7 @@ class GenerativeModel(Configured, PyroModule):
         return dict(self._pyro_context.cache)
 
     def __getattr__(self, name: str) -> Any:
-        """Tells Pyro about parameters inside a Pyro program only, so that a plain call costs nothing and leaves no trace.
+        """Tells Pyro about parameters inside a Pyro program only: a plain call costs nothing and leaves no trace.
 
         Raises:
             ValueError: If the parameter store holds another model's parameters under this model's name.
@@ -149,8 +149,8 @@ class GenerativeModel(Configured, PyroModule):
         full_name = param_with_module_name(self._pyro_get_fullname(name), first[0])
         if full_name in store and store[full_name].unconstrained() is not first[1]:
             raise ValueError(
-                f"{type(self).__name__}: Pyro's parameter store already maps {full_name!r} to the parameters of another "
-                "model (a copy of this one?), so this one would not be trained; call pyro.clear_param_store(), or "
+                f"{type(self).__name__}: Pyro's parameter store already maps {full_name!r} to the parameters of "
+                "another model (a copy of this one?), so this one would not be trained; call pyro.clear_param_store(), or "
                 "pyro.settings.set(module_local_params=True), or train with pyro_dgm.fit, which needs no store"
             )
 
@@ -213,8 +213,8 @@ class ImplicitModel(GenerativeModel):
         """
         if x is not None:
             raise NotImplementedError(
-                f"model: {type(self).__name__} has no density, so x cannot be observed; train it with pyro_dgm.fit, and "
-                "compare samples with data by pyro_dgm.evaluation.c2st or mmd"
+                f"model: {type(self).__name__} has no density, so x cannot be observed; train it with pyro_dgm.fit, "
+                "and compare samples with data by pyro_dgm.evaluation.c2st or mmd"
             )
         with self._data_plates(None, context, data_size):
             p = self(context)

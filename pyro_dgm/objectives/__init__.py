@@ -1,8 +1,8 @@
 """Distances between a model and data, in mean nats per datum.
 
 ``Objective(settings)(model)``, or ``(model, guide)`` for a pair of Pyro programs, is an ``nn.Module`` from a batch
-to a scalar, which ``fit`` minimises; the same ``Objective(settings)`` is a loss for ``pyro.infer.SVI`` wherever one loss and one
-optimizer suffice.
+to a scalar, which ``fit`` minimises; the same ``Objective(settings)`` is a loss for ``pyro.infer.SVI`` wherever one
+loss and one optimizer suffice.
 """
 
 from .adversarial import Adversarial, AdversarialLoss, LeastSquares, NonSaturating, Wasserstein

@@ -10,8 +10,8 @@ least squares    ((r - 1)^2 + f^2) / 2                   (f - 1)^2 / 2
 Wasserstein      f - r, with a gradient penalty          -f
 ================ ======================================= ============================
 
-The gradient penalty is :math:`\lambda (\|\nabla_u D(u)\|_2 - 1)^2` at points :math:`u` on the segments between data and samples,
-the norm over the whole event of each datum.
+The gradient penalty is :math:`\lambda (\|\nabla_u D(u)\|_2 - 1)^2` at points :math:`u` on the segments between data
+and samples, the norm over the whole event of each datum.
 """
 
 from collections.abc import Callable
@@ -98,8 +98,8 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
 class Adversarial(Objective):
     """A game of two named players, ``critic`` and ``generator``, stepped in turn.
 
-    Wasserstein with gradient penalty is ``Adversarial(Wasserstein(), gradient_penalty=10.0, critic_steps=5)``. The losses do
-    not measure how good the samples are: compare those with data by ``evaluation.c2st``.
+    Wasserstein with gradient penalty is ``Adversarial(Wasserstein(), gradient_penalty=10.0, critic_steps=5)``. The
+    losses do not measure how good the samples are: compare those with data by ``evaluation.c2st``.
 
     Args:
         loss: The game; :class:`NonSaturating` when ``None``.
@@ -126,10 +126,11 @@ class Adversarial(Objective):
         self.gradient_penalty, self.critic_steps = gradient_penalty, critic_steps
 
     def players(self, model: Any, guide: Any) -> list[Player]:
-        """Returns the critic, which moves at every batch, and the generator, which moves at every ``critic_steps``-th."""
+        """Returns the critic, which moves at every batch, and the generator, at every ``critic_steps``-th."""
         if not isinstance(model, ImplicitModel):
             raise ValueError(f"model: expected an ImplicitModel such as GAN, got {type(model).__name__}")
-        adam = {"lr": 2e-4, "betas": (0.5, 0.999)}  # Radford, Metz and Chintala, DCGAN, 2015, arXiv:1511.06434
+        # the settings of Radford, Metz and Chintala, DCGAN, 2015, arXiv:1511.06434
+        adam = {"lr": 2e-4, "betas": (0.5, 0.999)}
         critic, generator = unique_parameters([model.critic]), unique_parameters([model.generator])
         return [
             Player("critic", critic, partial(self.critic_loss, model), adam=adam),

@@ -5,7 +5,8 @@ r"""The evidence lower bound, by Pyro's own estimators.
 
 Which estimator computes it is an argument (``Trace_ELBO``, ``TraceMeanField_ELBO`` with closed-form divergences,
 ``RenyiELBO``, ``TraceEnum_ELBO`` ...). The weight :math:`\beta` of the divergence may be a number (Higgins et al.,
-beta-VAE, 2017) or a schedule that warms up from 0 to 1 against posterior collapse (Bowman et al., 2015, arXiv:1511.06349).
+beta-VAE, 2017) or a schedule that warms up from 0 to 1 against posterior collapse (Bowman et al., 2015,
+arXiv:1511.06349).
 """
 
 from typing import Any
@@ -63,7 +64,8 @@ class ELBO(Objective):
         estimator: One of Pyro's ELBOs, e.g. ``pyro.infer.TraceMeanField_ELBO(num_particles=2)``;
             ``Trace_ELBO()`` when ``None``. It must have a ``differentiable_loss``; for the importance-weighted
             bound give the model ``num_particles`` and use :class:`NegativeLogLikelihood`.
-        kl_weight: The weight of log p(z) - log q(z | x): a number, or a module without arguments such as :class:`LinearWarmup`.
+        kl_weight: The weight of log p(z) - log q(z | x): a number, or a module without arguments such as
+            :class:`LinearWarmup`.
 
     Example:
         >>> from pyro_dgm.models import VAE, DiagonalNormal, StandardNormal
@@ -76,8 +78,8 @@ class ELBO(Objective):
         super().__init__()
         if estimator is not None and not hasattr(estimator, "differentiable_loss"):
             raise ValueError(
-                f"estimator: expected one of Pyro's ELBOs with a differentiable_loss, got {type(estimator).__name__}; for "
-                "the importance-weighted bound use NegativeLogLikelihood and a model with num_particles"
+                "estimator: expected one of Pyro's ELBOs with a differentiable_loss, got "
+                f"{type(estimator).__name__}; for the importance-weighted bound use NegativeLogLikelihood and a model with num_particles"
             )
         self.estimator = estimator or Trace_ELBO()
         self.kl_weight = kl_weight

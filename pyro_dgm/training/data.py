@@ -1,7 +1,7 @@
 """From what a user has to batches on the model's device: checked before the first step, shuffled by a seed.
 
-Tensors and numpy arrays are checked whole and stay on the device; a batch is one ``index_select``. A ``Dataset`` or
-``DataLoader`` yields x or (x, context), and its first batch is checked.
+Tensors and numpy arrays are checked whole and stay on the device; a batch is one ``index_select``.
+A ``Dataset`` or ``DataLoader`` yields x or (x, context), and its first batch is checked.
 """
 
 from collections.abc import Iterator, Sequence
@@ -66,8 +66,8 @@ def _check_event(x: Tensor, model: GenerativeModel, name: str) -> None:
     outside = ~model.support.check(x).reshape(len(x), -1).all(1)
     if outside.any():
         raise ValueError(
-            f"{name}: expected values in the model's support {model.support}, got {int(outside.sum())} of {len(x)} rows "
-            f"outside, the first at row {outside.nonzero()[0].item()}, with values from {x.min():g} to {x.max():g}"
+            f"{name}: expected values in the model's support {model.support}, got {int(outside.sum())} of {len(x)} "
+            f"rows outside, the first at row {outside.nonzero()[0].item()}, with values from {x.min():g} to {x.max():g}"
         )
 
 

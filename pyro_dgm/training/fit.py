@@ -63,7 +63,8 @@ def fit(
         objective: The distance to minimise; the model's own when ``None``.
         optimizer: Maps parameters to an optimizer, e.g. ``partial(torch.optim.Adam, lr=3e-4)``; for a game also a
             mapping from player names to such. Fused Adam with learning rate 1e-3 when ``None``.
-        schedule: Maps an optimizer and the total number of its steps to a learning-rate schedule, stepped after every step.
+        schedule: Maps an optimizer and the total number of its steps to a learning-rate schedule, stepped after every
+            step.
         batch_size: Data per batch.
         max_epochs: Passes over the data.
         gradient_clip: Largest norm of a gradient; ``None`` for no clipping.
@@ -137,7 +138,7 @@ def _run(
 
     history, module = History(), loop.game.module
     best, best_weights = math.inf, None
-    mode, start = module.training, time.perf_counter()
+    modes, start = [(part, part.training) for part in target.modules()], time.perf_counter()
     bar = tqdm(total=len(train) * max_epochs, disable=not progress, desc=type(target).__name__, unit="step")
     try:
         for epoch in range(1, max_epochs + 1):
@@ -164,7 +165,8 @@ def _run(
         bar.close()
         if best_weights is not None:
             module.load_state_dict(best_weights)
-        module.train(mode)
+        for part, mode in modes:
+            part.training = mode
     return history
 
 

@@ -1,8 +1,9 @@
 """The loop: players in turn, one optimizer each, no host synchronisation per step.
 
-Whether losses and gradients are finite is decided on the device. On a CPU the answer is read at once; on an accelerator the
-optimizers are told (``found_inf`` of torch's fused optimizers) to leave the weights alone from the first bad step on, and the
-answer is read every few steps, so the weights that remain are the last finite ones either way.
+Whether losses and gradients are finite is decided on the device. On a CPU the answer is read at once; on an
+accelerator the optimizers are told (``found_inf`` of torch's fused optimizers) to leave the weights alone from the
+first bad step on, and the answer is read every few steps, so the weights that remain are the last finite ones either
+way.
 """
 
 from collections import deque
@@ -78,7 +79,7 @@ class Loop:
         self.optimizers, self.schedules = optimizers, schedules
         self.wrapped_optimizers = [fabric.setup_optimizers(o) for o in optimizers]
         self.gradient_clip, self.check_every = gradient_clip, check_every
-        self.step = 0
+        self.step, self.moves = 0, [0] * len(game.players)
         self.recent: deque[tuple[int, int, int, Batch]] = deque(maxlen=check_every * len(game.players))
         self.bad = torch.full((), -1, device=fabric.device)
         for optimizer in optimizers if check_every > 1 else ():
@@ -89,19 +90,22 @@ class Loop:
         """Runs over the batches once and returns every player's mean loss."""
         players = self.game.players
         totals = torch.zeros(len(players), device=self.fabric.device)
-        counts = [0] * len(players)
-        self._snapshot = [p.detach().clone() for player in players for p in player.parameters]
+        before = list(self.moves)
+        self._snapshot = [p.detach().clone() for p in self._parameters()]
         for number, batch in enumerate(batches):
             for k, player in enumerate(players):
                 if (self.step + 1) % player.every == 0:
                     totals[k] += self._move(k, number, batch)
-                    counts[k] += 1
             self.step += 1
             if self.step % self.check_every == 0:
                 self._raise_if_bad()
             after_step()
         self._raise_if_bad()
-        means = (totals.cpu() / torch.tensor([max(c, 1) for c in counts], device="cpu")).tolist()
+        if not bool(get_total_norm(self._parameters()).isfinite()):  # the last update may have overflowed
+            self.bad.fill_(self._code(*self.recent[-1][:2]))
+            self._raise_if_bad()
+        counts = [max(now - then, 1) for now, then in zip(self.moves, before, strict=True)]
+        means = (totals.cpu() / torch.tensor(counts, device="cpu")).tolist()
         return {player.name: mean for player, mean in zip(players, means, strict=True)}
 
     def _move(self, k: int, number: int, batch: Batch) -> Tensor:
@@ -117,16 +121,22 @@ class Loop:
             clip_grads_with_norm_(player.parameters, self.gradient_clip, norm)
         if self.check_every == 1:
             self._raise_if_bad()
+        if self.schedules[k] is not None and self.moves[k]:
+            self.schedules[k].step()  # before every step but the first, so that the last has the last rate
         optimizer.step()
-        if self.schedules[k] is not None:
-            self.schedules[k].step()
+        self.moves[k] += 1
         optimizer.zero_grad(set_to_none=True)
         return loss
 
+    def _parameters(self) -> list[Tensor]:
+        return [p.detach() for player in self.game.players for p in player.parameters]
+
+    def _code(self, step: int, k: int) -> int:
+        return step * len(self.game.players) + k
+
     def _note(self, k: int, number: int, batch: Batch, finite: Tensor) -> None:
         self.recent.append((self.step, k, number, batch))
-        code = self.step * len(self.game.players) + k
-        self.bad = torch.where((self.bad < 0) & ~finite, code, self.bad)
+        self.bad = torch.where((self.bad < 0) & ~finite, self._code(self.step, k), self.bad)
         if self.check_every > 1:
             for optimizer in self.optimizers:
                 optimizer.found_inf = torch.maximum(optimizer.found_inf, (~finite).to(optimizer.found_inf))
@@ -148,13 +158,16 @@ class Loop:
 
     def _restore(self) -> None:
         """Goes back to the weights at the start of the epoch if an update itself overflowed."""
-        parameters = [p for player in self.game.players for p in player.parameters]
+        parameters = self._parameters()
         if not all(bool(p.isfinite().all()) for p in parameters):
-            with torch.no_grad():
-                for p, saved in zip(parameters, self._snapshot, strict=True):
-                    p.copy_(saved)
-        for p in parameters:
-            p.grad = None
+            for p, saved in zip(parameters, self._snapshot, strict=True):
+                p.copy_(saved)
+        self._forget_gradients()
+
+    def _forget_gradients(self) -> None:
+        for player in self.game.players:
+            for p in player.parameters:
+                p.grad = None
 
     def _offenders(self, k: int, batch: Batch) -> str:
         """Runs the bad batch again and tells what is not finite, and the range of the data."""
@@ -164,13 +177,15 @@ class Loop:
             loss.backward()
         names = {id(p): name for name, p in self.game.module.named_parameters()}
         bad = [names[id(p)] for p in player.parameters if p.grad is not None and not bool(p.grad.isfinite().all())]
-        for p in player.parameters:
-            p.grad = None
+        self._forget_gradients()
         x = batch[0]
         largest = max((float(p.detach().abs().max()) for p in player.parameters), default=0.0)
         found = f"loss {float(loss.detach()):g}; not finite are the gradients of {len(bad)} parameters"
         found += f", first {bad[0]}" if bad else ""
-        return f"{found}; x in that batch ranges from {float(x.min()):g} to {float(x.max()):g}; the largest weight is {largest:g}"
+        return (
+            f"{found}; x in that batch ranges from {float(x.min()):g} to {float(x.max()):g}; the largest weight "
+            f"is {largest:g}"
+        )
 
 
 @contextmanager

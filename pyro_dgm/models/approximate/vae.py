@@ -36,8 +36,8 @@ def _join(value: Tensor, event_dim: int, context: Tensor | None) -> Tensor:
 class VAE(ApproximateModel):
     r"""A variational autoencoder.
 
-    Its density is a lower bound: ``vae().log_prob(x)`` is the importance-weighted bound with ``num_particles`` draws of z,
-    the ELBO for one. A flow as prior or posterior (:class:`~pyro_dgm.models.IAF` is the fast
+    Its density is a lower bound: ``vae().log_prob(x)`` is the importance-weighted bound with ``num_particles`` draws
+    of z, the ELBO for one. A flow as prior or posterior (:class:`~pyro_dgm.models.IAF` is the fast
     one there) is an argument like any other.
 
     Args:
@@ -135,9 +135,10 @@ def _promise(name: str, part: nn.Module, width: int) -> tuple[torch.Size, constr
             raise ValueError(f"{name}: expected a model with context={width}, got context={part.context}")
         return part.event_shape, part.support
     trial = copy.deepcopy(part).eval()
-    parameter = next(trial.parameters(), torch.zeros(()))
+    floats = [t for t in (*trial.parameters(), *trial.buffers()) if t.is_floating_point()]
+    like = {"device": floats[0].device, "dtype": floats[0].dtype} if floats else {"device": None}
     with torch.no_grad():
-        p = trial(parameter.new_zeros(1, width)) if width else trial()
+        p = trial(torch.zeros(1, width, **like)) if width else trial()
     if not isinstance(p, Distribution):
         raise ValueError(
             f"{name}: expected a module that returns a distribution, got one that returns {type(p).__name__}"

@@ -3,8 +3,8 @@ r"""The generative adversarial network, with any generator and any critic.
 .. math::
     z \sim p(z), \qquad x = G(z, c), \qquad D(x, c) \in R
 
-A generator :math:`G` turns noise into data; a critic :math:`D` learns to tell its samples from real ones, and the generator
-learns to be mistaken for them. Which game the two play is the objective's affair
+A generator :math:`G` turns noise into data; a critic :math:`D` learns to tell its samples from real ones, and the
+generator learns to be mistaken for them. Which game the two play is the objective's affair
 (:class:`pyro_dgm.objectives.Adversarial`). (Goodfellow, Pouget-Abadie, Mirza, Xu, Warde-Farley, Ozair, Courville
 and Bengio, Generative Adversarial Nets, 2014, arXiv:1406.2661; with a context: Mirza and Osindero,
 Conditional Generative Adversarial Nets, 2014, arXiv:1411.1784.)

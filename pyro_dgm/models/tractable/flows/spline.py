@@ -19,7 +19,8 @@ class NSF(FlowModel):
     r"""Neural spline flow, by couplings or autoregressive.
 
     .. math::
-        x_B \leftarrow g\bigl(x_B; \theta_k(x_A, c)\bigr) \qquad\text{or}\qquad z_i = g\bigl(x_i; \theta_k(x_{<i}, c)\bigr)
+        x_B \leftarrow g\bigl(x_B; \theta_k(x_A, c)\bigr) \qquad\text{or}\qquad z_i = g\bigl(x_i; \theta_k(x_{<i},
+        c)\bigr)
 
     with :math:`g` a rational-quadratic spline. The coupling form scores and samples in one pass; the
     autoregressive form fits tables of data best, scores in one pass and samples in D. (Durkan, Bekasov,

@@ -1,0 +1,343 @@
+"""Training: it learns, stops, restores, reproduces, refuses, and explains what went wrong."""
+
+import copy
+from functools import partial
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro import distributions as dist
+from pyro.infer import Trace_ELBO
+from pyro.infer.autoguide import AutoNormal
+from torch import nn
+from torch.distributions import constraints
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from pyro_dgm import fit
+from pyro_dgm.models import (
+    GAN,
+    MAF,
+    NSF,
+    VAE,
+    DiagonalNormal,
+    IndependentBernoulli,
+    NormalizingFlow,
+    RealNVP,
+    StandardNormal,
+)
+from pyro_dgm.objectives import Adversarial, LeastSquares, NegativeLogLikelihood
+from pyro_dgm.training import NonFiniteError
+from pyro_dgm.training.loop import Game, Loop
+from pyro_dgm.transforms import ActNorm
+
+quiet = partial(fit, progress=False, seed=0)
+
+
+def small(**settings):
+    return RealNVP(2, transforms=2, hidden_features=(8,), **settings)
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_learns_a_known_density():
+    """A standardised flow on Gaussian data reaches minus the entropy, within 6 standard errors (4,000 data)."""
+    truth = dist.MultivariateNormal(torch.tensor([10.0, -5.0]), torch.tensor([[4.0, 1.5], [1.5, 1.0]]))
+    x = truth.sample((4000,))
+    model = small()
+    history = quiet(model, x, max_epochs=15)
+    assert -history["loss"][-1] == pytest.approx(truth.log_prob(x).mean().item(), abs=0.05)
+    assert history["loss"][-1] < history["loss"][0] - 0.1
+
+
+@pytest.mark.parametrize("kind", ["tensor", "numpy", "float64 numpy", "TensorDataset", "Dataset", "DataLoader", "list"])
+@pytest.mark.parametrize("context", [0, 3])
+def test_takes_data_of_every_kind(kind, context):
+    x, c = torch.randn(40, 2), torch.randn(40, context) if context else None
+    tensors = (x,) if c is None else (x, c)
+
+    class Pairs(Dataset):
+        def __len__(self):
+            return 40
+
+        def __getitem__(self, i):
+            return x[i] if c is None else (x[i], c[i])
+
+    given = {
+        "tensor": tensors,
+        "numpy": tuple(t.numpy() for t in tensors),
+        "float64 numpy": tuple(t.double().numpy() for t in tensors),
+        "list": tuple(t.tolist() for t in tensors),
+        "TensorDataset": (TensorDataset(*tensors),),
+        "Dataset": (Pairs(),),
+        "DataLoader": (DataLoader(Pairs(), batch_size=16, shuffle=True),),
+    }[kind]
+    model = small(context=context)
+    before = weights(model)
+    history = quiet(model, *given, max_epochs=2, batch_size=16, validation=tensors if context else x)
+    assert history.columns == ["epoch", "step", "seconds", "loss", "validation"]
+    assert history["step"] == [3, 6]
+    assert not torch.equal(weights(model), before)
+
+
+def test_same_seed_same_weights_and_the_global_state_is_untouched():
+    x = torch.randn(100, 2)
+    model = small()
+    twin = copy.deepcopy(model)
+    torch.manual_seed(11)
+    state = torch.get_rng_state()
+    quiet(model, x, max_epochs=3, validation=0.2)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.randn(5)
+    quiet(twin, x, max_epochs=3, validation=0.2)
+    assert torch.equal(weights(model), weights(twin))
+    other = small()
+    other.load_state_dict(model.state_dict())
+    fit(other, x, max_epochs=1, progress=False, seed=1)
+    assert not torch.equal(weights(model), weights(other))
+
+
+def test_early_stopping_restores_the_best_weights():
+    x, held = torch.randn(60, 2), torch.randn(60, 2)
+    model = NSF(2, hidden_features=(64,))
+    seen = []
+
+    def remember(history, trained):
+        seen.append(copy.deepcopy(trained.state_dict()))
+
+    optimizer = partial(torch.optim.Adam, lr=0.02)
+    history = quiet(model, x, validation=held, max_epochs=200, patience=5, optimizer=optimizer, callbacks=[remember])
+    assert history.stopped == "patience" and len(history) == history.best_epoch + 5 < 200
+    best = seen[history.best_epoch - 1]
+    assert all(torch.equal(v, best[k]) for k, v in model.state_dict().items())
+    assert history["validation"][history.best_epoch - 1] == min(history["validation"])
+    with torch.no_grad():
+        assert -model().log_prob(held).mean().item() == pytest.approx(min(history["validation"]), rel=1e-4)
+
+
+def test_callbacks_stop_and_loggers_hear(tmp_path):
+    rows = []
+    history = quiet(small(), torch.randn(40, 2), callbacks=[lambda h, m: len(h) == 3], logger=rows.append)
+    assert history.stopped == "callback" and [row["epoch"] for row in rows] == [1, 2, 3]
+    from lightning_fabric.loggers import CSVLogger
+
+    logger = CSVLogger(tmp_path, flush_logs_every_n_steps=1)
+    quiet(small(), torch.randn(40, 2), max_epochs=2, logger=logger)
+    assert any("loss" in f.read_text() for f in tmp_path.rglob("metrics.csv"))
+
+
+def test_schedule_and_clipping():
+    model, x = small(), 100 * torch.randn(64, 2)
+    rates = []
+
+    def schedule(optimizer, steps):
+        rates.append((optimizer, steps))
+        return torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps)
+
+    quiet(model, x, max_epochs=3, batch_size=32, schedule=schedule)
+    optimizer, steps = rates[0]
+    assert steps == 6 and optimizer.param_groups[0]["lr"] < 1e-4
+    for clip in (1e-3, None):
+        model = small(standardize=False)
+        before = weights(model)
+        quiet(model, x, max_epochs=1, gradient_clip=clip, optimizer=partial(torch.optim.SGD, lr=1.0), batch_size=64)
+        moved = (weights(model) - before).norm()
+        assert moved <= 1.001e-3 if clip else moved > 1e-2
+
+
+def test_initialisation_happens_once_before_training():
+    model = NormalizingFlow(2, [ActNorm(2)])
+    x = 5 + 3 * torch.randn(100, 2)
+    quiet(model, x, max_epochs=1)
+    standardize = model.transform.transforms[-1]
+    torch.testing.assert_close(standardize.mean, x.mean(0))
+    mean = standardize.mean.clone()
+    quiet(model, x + 100, max_epochs=1, gradient_clip=0.1)
+    assert torch.equal(standardize.mean, mean)
+
+
+def test_gan_learns_location_and_keeps_its_players_apart():
+    """The generator finds the data's mean and deviation; a chance failure would need a diverging game."""
+    x = 3 + 0.5 * torch.randn(2000, 1)
+    gan = GAN(1, 2, hidden_features=(16,))
+    optimizer = partial(torch.optim.Adam, lr=3e-3, betas=(0.5, 0.9))
+    optimizers = {"critic": optimizer, "generator": optimizer}
+    history = quiet(gan, x, objective=Adversarial(LeastSquares()), optimizer=optimizers, max_epochs=40)
+    assert history.losses == ["critic", "generator"]
+    draws = gan().sample((1000,))
+    assert draws.mean().item() == pytest.approx(3, abs=0.3) and draws.std().item() == pytest.approx(0.5, abs=0.25)
+    assert all(p.requires_grad for p in gan.parameters())
+
+
+def test_vae_learns_two_clusters():
+    x = torch.cat([torch.randn(300, 2) * 0.2 - 2, torch.randn(300, 2) * 0.2 + 2])
+    vae = VAE(StandardNormal(1), DiagonalNormal(2, 1, (32,)), DiagonalNormal(1, 2, (32,)))
+    one_gaussian = DiagonalNormal(2)
+    quiet(one_gaussian, x, max_epochs=100, optimizer=partial(torch.optim.Adam, lr=0.05))
+    quiet(vae, x, max_epochs=60, batch_size=64, optimizer=partial(torch.optim.Adam, lr=5e-3))
+    with torch.no_grad():
+        assert vae().with_particles(64).log_prob(x).mean() > one_gaussian().log_prob(x).mean() + 1
+
+
+def test_any_module_that_maps_a_batch_to_a_loss():
+    def program(x):
+        loc = pyro.sample("loc", dist.Normal(0.0, 10.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    guide = AutoNormal(program)
+    x = 4 + torch.randn(50)
+    history = quiet(
+        Trace_ELBO()(program, guide), x, max_epochs=150, batch_size=50, optimizer=partial(torch.optim.Adam, lr=0.05)
+    )
+    assert guide.median()["loc"].item() == pytest.approx(x.mean().item(), abs=0.3)
+    assert history["loss"][-1] < history["loss"][0]
+    bound = NegativeLogLikelihood()(small())
+    quiet(bound, torch.randn(30, 2), max_epochs=1)
+
+
+def test_training_mode_is_restored_and_networks_of_the_user_train():
+    class Network(nn.Sequential):
+        def __init__(self):
+            super().__init__(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(0.1), nn.ReLU(), nn.Linear(8, 4))
+
+    vae = VAE(StandardNormal(2), DiagonalNormal(2, 2, network=Network()), DiagonalNormal(2, 2, (8,)))
+    vae.eval()
+    history = quiet(vae, torch.randn(64, 2), max_epochs=2, validation=0.25)
+    assert not vae.training and not vae.likelihood.network[1].training
+    assert vae.likelihood.network[1].num_batches_tracked == history.best_epoch
+
+
+def test_bf16_mixed_precision_stays_near_float32():
+    x = torch.randn(512, 2) @ torch.tensor([[1.0, 0.5], [0.0, 0.3]])
+    model = small()
+    twin = copy.deepcopy(model)
+    exact = quiet(model, x, max_epochs=8)["loss"][-1]
+    mixed = quiet(twin, x, max_epochs=8, precision="bf16-mixed")["loss"][-1]
+    assert mixed == pytest.approx(exact, rel=0.02)
+    assert all(p.dtype == torch.float32 for p in twin.parameters())
+
+
+# --- what goes wrong -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("check_every", [1, 7])
+def test_not_finite_stops_with_the_place_and_keeps_the_last_finite_weights(check_every, monkeypatch):
+    """Once with the flag read at every step (CPU), once read later, as on an accelerator; the weights are the same."""
+    made = {}
+
+    def spy(self, *args, **kwargs):
+        Loop_init(self, *args[:-1], check_every, **kwargs)
+        made["loop"] = self
+
+    Loop_init = Loop.__init__
+    monkeypatch.setattr(Loop, "__init__", spy)
+    x = torch.randn(96, 2)
+    bad = torch.cat([x, torch.full((32, 2), 1e30)])
+    loader = DataLoader(TensorDataset(bad), batch_size=32)  # in order: batch 3 is bad
+    model = small(standardize=False)
+    twin = copy.deepcopy(model)
+    with pytest.raises(NonFiniteError, match=r"step 3 \(batch 3 of its epoch\).*ranges from 1e\+30 to 1e\+30") as error:
+        quiet(model, loader, max_epochs=2)
+    assert (error.value.step, error.value.batch, error.value.player) == (3, 3, "loss")
+    quiet(twin, DataLoader(TensorDataset(x), batch_size=32), max_epochs=1)
+    assert torch.equal(weights(model), weights(twin))
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_overflowing_update_is_undone():
+    model = DiagonalNormal(2)
+    before = weights(model)
+    with pytest.raises(NonFiniteError):
+        quiet(model, torch.randn(64, 2), gradient_clip=None, optimizer=partial(torch.optim.SGD, lr=float("inf")))
+    assert torch.equal(weights(model), before)
+
+
+def test_interruption_leaves_a_usable_model_with_the_best_weights():
+    def interrupt(history, model):
+        if len(history) == 3:
+            raise KeyboardInterrupt
+
+    model = small()
+    with pytest.raises(KeyboardInterrupt):
+        quiet(model, torch.randn(64, 2), validation=0.2, callbacks=[interrupt])
+    assert weights(model).isfinite().all() and all(p.requires_grad for p in model.parameters())
+
+
+X = torch.randn(20, 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (
+            lambda: fit(small(), X.index_fill(0, torch.tensor([3]), torch.nan)),
+            r"x: expected finite.*1 of 20 rows.*row 3",
+        ),
+        (lambda: fit(small(), torch.randn(20, 3)), r"x: expected shape \(n, 2\).*got \(20, 3\)"),
+        (lambda: fit(small(), torch.randn(0, 2)), "at least one datum"),
+        (lambda: fit(small(), X.double()), "x: expected dtype torch.float32.*got torch.float64"),
+        (lambda: fit(small(), X.long()), "x: expected dtype torch.float32.*got torch.int64"),
+        (lambda: fit(small(support=constraints.positive), X), "x: expected values in the model's support"),
+        (lambda: fit(IndependentBernoulli(2), X), "support"),
+        (lambda: fit(small(), X, torch.randn(20, 3)), "context: the model was built with context=0, got one"),
+        (lambda: fit(small(context=3), X), "context: the model was built with context=3, got none"),
+        (lambda: fit(small(context=3), X, torch.randn(20, 2)), r"context: expected shape \(20, 3\)"),
+        (lambda: fit(small(context=3), X, torch.randn(19, 3)), "context: expected 20 rows"),
+        (lambda: fit(small(), "data"), "x: expected a tensor"),
+        (lambda: fit(small(), np.array(["a", "b"])), "x: expected a tensor, a numpy array of numbers"),
+        (lambda: fit(small(), DataLoader(TensorDataset(X)), X), "context: expected None beside"),
+        (lambda: fit(small(), X, validation=torch.randn(5, 3)), r"validation: expected shape \(n, 2\)"),
+        (lambda: fit(small(), X, validation=0.001), "validation: expected a fraction"),
+        (lambda: fit(small(), DataLoader(TensorDataset(X)), validation=0.5), "a fraction needs tensors"),
+        (lambda: fit(small(), X, patience=3), "patience: expected validation data"),
+        (lambda: fit(small(), X, batch_size=0), "batch_size: expected at least 1, got 0"),
+        (lambda: fit(small(), X, gradient_clip=0.0), "gradient_clip: expected a positive"),
+        (lambda: fit(GAN(2), X, validation=0.5), "adversarial game do not measure progress"),
+        (lambda: fit(GAN(2), X, optimizer={"critic": torch.optim.Adam}), "optimizer: expected one for each"),
+        (lambda: fit(StandardNormal(2), X), "expected trainable parameters"),
+        (lambda: fit(lambda x: x, X), "model: expected a generative model"),
+        (
+            lambda: fit(NegativeLogLikelihood()(small()), X, objective=NegativeLogLikelihood()),
+            "objective: expected None",
+        ),
+    ],
+)
+def test_bad_input_is_refused_before_the_first_step(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
+
+
+def test_refusal_changes_nothing():
+    model = MAF(2, hidden_features=(8,))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=r"support|finite"):
+        quiet(model, X.index_fill(0, torch.tensor([0]), torch.inf))
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_history_is_a_table_with_a_picture():
+    history = quiet(small(), torch.randn(64, 2), max_epochs=12, validation=0.25)
+    assert len(history) == 12 and [row["epoch"] for row in history] == list(range(1, 13))
+    assert "12 epochs, stopped by max_epochs" in repr(history)
+    with pytest.raises(KeyError, match="expected one of"):
+        history["accuracy"]
+    figure = history.plot()
+    lines = figure.axes[0].get_lines()
+    assert any(list(line.get_ydata()) == history["validation"] for line in lines)
+
+
+def test_game_is_one_module_for_all_players():
+    gan = GAN(2, hidden_features=(4,))
+    bound = Adversarial()(gan)
+    game = Game(bound, bound.players)
+    assert {id(p) for p in game.parameters()} == {id(p) for p in gan.parameters()}
+    assert game(0, X).shape == game(1, X).shape == ()
+
+
+def test_progress_bar_tells_losses(capsys):
+    fit(small(), torch.randn(64, 2), max_epochs=2, validation=0.25, seed=0)
+    err = capsys.readouterr().err
+    assert "RealNVP" in err and "loss=" in err and "validation=" in err and "00:00<" in err

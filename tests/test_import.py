@@ -1,0 +1,61 @@
+"""What importing the package costs and touches, in fresh processes."""
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+STATE = """
+import numpy, random, sys, warnings
+import pyro, torch
+from torch.distributions import Distribution
+
+def state():
+    return [
+        Distribution._Distribution__validate_args if hasattr(Distribution, "_Distribution__validate_args") else
+        Distribution._validate_args,
+        pyro.settings.get(), torch.get_default_dtype(), torch.get_default_device(), torch.get_rng_state().tolist(),
+        random.getstate(), numpy.random.get_state()[1].tolist(), dict(pyro.get_param_store().items()),
+        torch.is_grad_enabled(), torch.get_num_threads(), list(warnings.filters),
+        {k: v for k, v in vars(torch.distributions.Transform).items() if callable(v)},
+        {k: v for k, v in vars(torch.distributions.Distribution).items() if callable(v)},
+    ]
+
+before = state()
+import pyro_dgm
+assert state() == before
+for name in ("matplotlib", "arviz", "lightning_fabric", "torchdiffeq", "sklearn", "PIL", "pandas", "tqdm.auto"):
+    assert name not in sys.modules or name in loaded_before, name
+print("untouched")
+"""
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_import_changes_no_state_and_loads_nothing_heavy():
+    code = STATE.replace("before = state()", "before = state()\nloaded_before = set(sys.modules)")
+    result = run(code)
+    assert result.stdout.strip() == "untouched", result.stderr
+
+
+def test_import_costs_at_most_15_percent_more_than_pyro():
+    """Medians of 7 interleaved process starts; one retry, for shared machines."""
+    run("import pyro_dgm")  # byte-compile first
+    for _attempt in range(2):
+        seconds = {"pyro": [], "pyro_dgm": []}
+        for _ in range(7):
+            for name, values in seconds.items():
+                start = time.perf_counter()
+                run(f"import {name}")
+                values.append(time.perf_counter() - start)
+        ratio = statistics.median(seconds["pyro_dgm"]) / statistics.median(seconds["pyro"])
+        if ratio <= 1.15:
+            return
+    raise AssertionError(f"import pyro_dgm takes {ratio:.2f} times as long as import pyro")

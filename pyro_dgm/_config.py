@@ -7,7 +7,8 @@ it takes: the outermost constructor leaves its arguments, defaults included, aft
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 
@@ -30,7 +31,7 @@ class Configured:
         config: The arguments by name, defaults included.
     """
 
-    config: dict[str, Any]
+    config: Mapping[str, Any] = MappingProxyType({})
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

@@ -7,10 +7,11 @@ so nothing is ever executed from a file.
 
 import json
 import os
-import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
@@ -54,6 +55,7 @@ def save(model: GenerativeModel, path: str | os.PathLike) -> None:
     """
     try:
         description = json.dumps(_encode(model, type(model).__name__))
+        _compare(model, _build(description))
     except _NotStorable as error:
         raise ValueError(
             f"model: cannot be built again from a file, because {error}; save its weights with "
@@ -62,15 +64,16 @@ def save(model: GenerativeModel, path: str | os.PathLike) -> None:
         ) from None
     content = {"format": _FORMAT, "version": __version__, "model": description, "state": model.state_dict()}
     path = Path(path)
-    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, suffix=".tmp", delete=False) as file:
-        try:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        except BaseException:
-            os.unlink(file.name)
-            raise
-    os.replace(file.name, path)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def load(
@@ -99,9 +102,8 @@ def load(
             f"{content.get('format')!r}; to read a plain state_dict pass into=model"
         )
     try:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
-            model = _decode(json.loads(content["model"]))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        model = _build(content["model"])
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError, NotImplementedError) as error:
         raise ValueError(
             f"{path}: the description of the model (written by version {content.get('version')}) does not suit this "
             f"version {__version__}: {error}"
@@ -111,10 +113,30 @@ def load(
     return _fill(model, content["state"], path, assign=True).eval()
 
 
+def _build(description: str) -> Any:
+    """Constructs what the JSON describes, without memory for its parameters and without random numbers."""
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        return _decode(json.loads(description))
+
+
+def _compare(model: nn.Module, rebuilt: nn.Module) -> None:
+    """Refuses a model that was changed after construction, so that its description does not describe it."""
+    shapes, others = ({k: v.shape for k, v in m.state_dict().items()} for m in (model, rebuilt))
+    changed = sorted(k for k in shapes.keys() | others.keys() if shapes.get(k) != others.get(k))
+    if changed:
+        raise _NotStorable(f"it was changed after construction, at {', '.join(changed[:3])}")
+    if len(list(model.parameters())) != len(list(rebuilt.parameters())):
+        raise _NotStorable("some of its parameters are shared between parts")
+
+
 def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()  # torch does not verify the checksums of an archive
+        if broken is not None:
+            raise ValueError(f"wrong checksum of {broken}")
         content = torch.load(path, map_location=device, weights_only=True)
     except PermissionError:
         raise
@@ -124,13 +146,17 @@ def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
             f"{path}: expected a file written by pyro_dgm.save, got a damaged or foreign one ({first}); "
             "nothing in it was executed"
         ) from error
-    if not isinstance(content, dict):
+    if not isinstance(content, dict) or (content.get("format") == _FORMAT and not {"model", "state"} <= content.keys()):
         raise ValueError(f"{path}: expected a file written by pyro_dgm.save, got a {type(content).__name__}")
     return content
 
 
 def _fill(model: Module, state: Any, path: str | os.PathLike, assign: bool = False) -> Module:
     own = model.state_dict()
+    if not assign and any(t.is_meta for t in own.values()):
+        raise ValueError(
+            "into: expected a model with memory, got one on the device meta; model.to_empty(device='cpu') first"
+        )
     if not isinstance(state, dict) or not all(isinstance(t, Tensor) for t in state.values()):
         raise ValueError(f"{path}: expected a state_dict of tensors, got {type(state).__name__}")
     wrong = [f"{key} missing" for key in own if key not in state] + [
@@ -151,19 +177,25 @@ def _fill(model: Module, state: Any, path: str | os.PathLike, assign: bool = Fal
 
 def _public() -> dict[str, type]:
     found = {name: getattr(module, name) for module in (models, transforms) for name in module.__all__}
-    return {name: c for name, c in found.items() if isinstance(c, type) and issubclass(c, Configured)}
+    abstract = (models.GenerativeModel, models.TractableModel, models.ApproximateModel, models.ImplicitModel)
+    abstract += (transforms.Transform, transforms.Univariate)
+    return {
+        name: c for name, c in found.items() if isinstance(c, type) and issubclass(c, Configured) and c not in abstract
+    }
 
 
 def _encode(value: Any, where: str) -> Any:
     """Returns JSON for a constructor's argument; ``where`` names it in errors."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, Tensor) and not isinstance(value, nn.Parameter):
+    if isinstance(value, np.ndarray | np.generic) or (
+        isinstance(value, Tensor) and not isinstance(value, nn.Parameter)
+    ):
         return value.tolist()
-    if isinstance(value, list | tuple):
+    if isinstance(value, list | tuple | range):
         return [_encode(v, f"{where}[{i}]") for i, v in enumerate(value)]
     if isinstance(value, Configured) and _public().get(type(value).__name__) is type(value):
-        arguments = {k: _encode(v, f"{where}.{k}") for k, v in value.config.items()}
+        arguments = {k: _encode(_current(value, k, v), f"{where}.{k}") for k, v in value.config.items()}
         return {"class": type(value).__name__, "arguments": arguments}
     if isinstance(value, type) and value.__module__ == "torch.nn.modules.activation":
         return {"activation": value.__name__}
@@ -174,9 +206,15 @@ def _encode(value: Any, where: str) -> Any:
     )
 
 
+def _current(owner: Configured, name: str, value: Any) -> Any:
+    """Returns a setting as it is now: a number like ``num_particles`` may have been changed since construction."""
+    now = getattr(owner, name, value)
+    return now if type(now) is type(value) and isinstance(value, bool | int | float) else value
+
+
 def _encode_constraint(value: constraints.Constraint, where: str) -> dict[str, Any]:
     for name, known in _CONSTRAINTS.items():
-        if value is known:
+        if type(value) is type(known) and vars(value) == vars(known):
             return {"constraint": name}
         bounds = [
             b for b in (getattr(value, "lower_bound", None), getattr(value, "upper_bound", None)) if b is not None

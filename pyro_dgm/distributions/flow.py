@@ -15,12 +15,12 @@ from collections.abc import Sequence
 import torch
 from pyro import distributions as dist
 from pyro.distributions.conditional import ConditionalTransform
-from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 from torch.distributions import Transform as TorchTransform
 from torch.distributions import constraints
 
 from ..transforms import Compose, as_transform
+from ..transforms.base import sum_ladj
 from .promise import Density
 
 
@@ -67,17 +67,16 @@ class Flow(dist.TransformedDistribution):
         if self._validate_args:
             self._validate_sample(value)
         z, ladj = self.transforms[0].inverse_and_ladj(value)
-        return self.base_dist.log_prob(z) + self._sum(ladj)
+        return self.base_dist.log_prob(z) + self._sum(z, ladj)
 
     def rsample_and_log_prob(self, sample_shape: torch.Size | Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         """Returns reparameterised samples and their log-densities, in one pass."""
         z = self.base_dist.rsample(torch.Size(sample_shape))
         x, ladj = self.transforms[0].forward_and_ladj(z)
-        return x, self.base_dist.log_prob(z) - self._sum(ladj)
+        return x, self.base_dist.log_prob(z) - self._sum(z, ladj)
 
-    def _sum(self, ladj: Tensor) -> Tensor:
-        """Sums the log-determinant of a transform that acts on parts of an event over the event."""
-        return sum_rightmost(ladj, self.base_dist.event_dim - self.transforms[0].domain.event_dim)
+    def _sum(self, z: Tensor, ladj: Tensor) -> Tensor:
+        return sum_ladj(self.transforms[0], z, ladj, len(self.base_dist.event_shape))
 
 
 class Proposal(dist.TorchDistribution):

@@ -117,4 +117,9 @@ class Marginal(dist.TorchDistribution):
         else:
             z = q.rsample((particles,)) if q.has_rsample else q.sample((particles,))
             log_q = q.log_prob(z)
+            if log_q.requires_grad and not q.has_rsample:
+                raise NotImplementedError(
+                    f"log_prob: its gradient would be wrong, since {type(q).__name__} draws z without "
+                    "reparameterisation; train with ELBO(), and evaluate under torch.no_grad()"
+                )
         return self.likelihood(z).log_prob(x) + self.prior.log_prob(z) - log_q

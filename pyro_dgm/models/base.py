@@ -19,6 +19,7 @@ import itertools
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -60,7 +61,7 @@ class GenerativeModel(Configured, PyroModule):
         name = type(self).__name__
         number = next(_instances[name])
         super().__init__(f"{name}_{number}" if number else name)
-        self.event_shape = torch.Size([event_shape] if isinstance(event_shape, int) else event_shape)
+        self.event_shape = torch.Size([int(event_shape)] if isinstance(event_shape, Integral) else event_shape)
         self.context = context
         extra = len(self.event_shape) - support.event_dim
         self.support = constraints.independent(support, extra) if extra > 0 else support
@@ -150,8 +151,8 @@ class GenerativeModel(Configured, PyroModule):
         if full_name in store and store[full_name].unconstrained() is not first[1]:
             raise ValueError(
                 f"{type(self).__name__}: Pyro's parameter store already maps {full_name!r} to the parameters of "
-                "another model (a copy of this one?), so this one would not be trained; call pyro.clear_param_store(), or "
-                "pyro.settings.set(module_local_params=True), or train with pyro_dgm.fit, which needs no store"
+                "another model (a copy of this one?), so this one would not be trained; call "
+                "pyro.clear_param_store(), or train with pyro_dgm.fit, which needs no store"
             )
 
 

@@ -82,7 +82,7 @@ class DiagonalNormal(TractableModel):
         theta = self.network(context)
         loc, raw = theta.chunk(2, -1) if self.raw_scale is None else (theta, self.raw_scale)
         scale = self.min_scale + F.softplus(raw + math.log(math.expm1(1 - self.min_scale)))
-        loc, scale = (t.unflatten(-1, self.event_shape) for t in (loc, scale.expand_as(loc)))
+        loc, scale = (t.reshape(t.shape[:-1] + self.event_shape) for t in (loc, scale.expand_as(loc)))
         return dist.Normal(loc, scale).to_event(len(self.event_shape))
 
 
@@ -115,5 +115,6 @@ class IndependentBernoulli(TractableModel):
         self.network = network or Parameters(size, context, hidden_features, activation, zero=False)
 
     def _distribution(self, context: Tensor | None) -> dist.TorchDistribution:
-        logits = self.network(context).unflatten(-1, self.event_shape)
+        logits = self.network(context)
+        logits = logits.reshape(logits.shape[:-1] + self.event_shape)
         return dist.Bernoulli(logits=logits).to_event(len(self.event_shape))

@@ -19,6 +19,8 @@ import torch
 from pyro.infer.elbo import ELBO as PyroELBO
 from torch import Tensor, nn
 
+from ..models.base import GenerativeModel
+
 
 @dataclass(frozen=True)
 class Player:
@@ -74,8 +76,15 @@ class Objective(PyroELBO):
 
     @torch.no_grad()
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """The loss as a number, as ``SVI.evaluate_loss`` asks for it."""
-        return self.loss_of(model, guide, *args, **kwargs).item()
+        """The loss as a number, as ``SVI.evaluate_loss`` asks for it; schedules of the objective do not advance."""
+        parts = [(part, part.training) for part in vars(self).values() if isinstance(part, nn.Module)]
+        try:
+            for part, _ in parts:
+                part.eval()
+            return self.loss_of(model, guide, *args, **kwargs).item()
+        finally:
+            for part, mode in parts:
+                part.train(mode)
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """The loss as a number, its gradients left in the parameters, as ``SVI.step`` asks for it."""
@@ -119,7 +128,13 @@ def unique_parameters(modules: Iterable[Any]) -> tuple[nn.Parameter, ...]:
     return tuple(found.values())
 
 
+def generative_model(model: Any) -> GenerativeModel | None:
+    """Returns the generative model that the argument is, or whose method it is (``vae.model``); else ``None``."""
+    owner = getattr(model, "__self__", model)
+    return owner if isinstance(owner, GenerativeModel) else None
+
+
 def num_data(model: Any, x: Tensor) -> int:
     """Returns the number of data in a batch; a Pyro program's are counted along the first dimension."""
-    event_shape = getattr(model, "event_shape", x.shape[1:])
+    event_shape = getattr(generative_model(model), "event_shape", x.shape[1:])
     return x.shape[: x.dim() - len(event_shape)].numel()

@@ -79,7 +79,8 @@ class ELBO(Objective):
         if estimator is not None and not hasattr(estimator, "differentiable_loss"):
             raise ValueError(
                 "estimator: expected one of Pyro's ELBOs with a differentiable_loss, got "
-                f"{type(estimator).__name__}; for the importance-weighted bound use NegativeLogLikelihood and a model with num_particles"
+                f"{type(estimator).__name__}; for the importance-weighted bound use NegativeLogLikelihood and a model "
+                "with num_particles"
             )
         self.estimator = estimator or Trace_ELBO()
         self.kl_weight = kl_weight

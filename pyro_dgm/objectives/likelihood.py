@@ -12,8 +12,7 @@ from typing import Any
 from pyro import poutine
 from torch import Tensor
 
-from ..models.base import GenerativeModel
-from .base import Objective, num_data
+from .base import Objective, generative_model, num_data
 
 
 class NegativeLogLikelihood(Objective):
@@ -34,8 +33,12 @@ class NegativeLogLikelihood(Objective):
 
     def loss_of(self, model: Any, guide: Any, *batch: Any, **settings: Any) -> Tensor:
         """Scores a generative model directly, and a Pyro program through its trace."""
-        if isinstance(model, GenerativeModel):
+        owner = generative_model(model)
+        if owner is not None:
             x, *context = batch
-            return -model(*context).log_prob(x).mean()
+            return -owner(*context).log_prob(x).mean()
         trace = poutine.trace(model).get_trace(*batch, **settings)
+        latent = poutine.util.prune_subsample_sites(trace).stochastic_nodes
+        if latent:
+            raise ValueError(f"model: expected a program without latent sites, got {latent}; use ELBO, with a guide")
         return -trace.log_prob_sum() / (settings.get("data_size") or num_data(model, batch[0]))

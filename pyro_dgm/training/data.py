@@ -1,6 +1,8 @@
 """From what a user has to batches on the model's device: checked before the first step, shuffled by a seed.
 
-Tensors and numpy arrays are checked whole and stay on the device; a batch is one ``index_select``.
+Tensors and numpy arrays are checked whole, once, and stay on the device, where a batch is one ``index_select`` by a
+shuffled index; there are no workers to start and nothing is copied per step.
+
 A ``Dataset`` or ``DataLoader`` yields x or (x, context), and its first batch is checked.
 """
 
@@ -10,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 from torch.utils.data.dataloader import default_collate
 
 from ..models.base import GenerativeModel
@@ -45,6 +47,10 @@ def check(batch: Batch, model: nn.Module, name: str = "x") -> None:
     if bool(context) != bool(model.context):
         raise ValueError(
             f"context: the model was built with context={model.context}, got {'one' if context else 'none'}"
+        )
+    if context and context[0].dtype != dtype_of(model):
+        raise ValueError(
+            f"context: expected dtype {dtype_of(model)}, as the model's parameters, got {context[0].dtype}"
         )
     if context and context[0].shape != (len(x), model.context):
         raise ValueError(
@@ -119,11 +125,24 @@ class Batches:
         for index in order.split(self.batch_size):
             yield tuple(t.index_select(0, index) for t in self.source)
 
-    def first(self) -> Batch:
-        """Returns all rows of tensors, or the first batch of a loader, drawing nothing from the generator."""
+    def head(self, rows: int) -> Batch:
+        """Returns all rows of tensors, or the first batches of a loader until there are as many rows.
+
+        Raises:
+            ValueError: If a loader gives no batch at all.
+        """
         if isinstance(self.source, tuple):
             return self.source
-        return tuple(t.to(self.device) for t in as_tuple(next(iter(self.source))))
+        found: list[Batch] = []
+        for batch in self:
+            found.append(batch)
+            if sum(len(b[0]) for b in found) >= rows:
+                break
+        if not found:
+            raise ValueError(
+                "x: expected a DataLoader with at least one batch, got none; is drop_last set on few data?"
+            )
+        return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
 
 def as_tuple(batch: Any) -> Batch:
@@ -147,7 +166,13 @@ def as_source(
         ValueError: If x and the context do not match, or x is of another kind.
     """
     if isinstance(x, TensorDataset):
+        if len(x.tensors) > 2 or (len(x.tensors) == 2 and context is not None):
+            raise ValueError(f"x: expected a TensorDataset of x or (x, context), got {len(x.tensors)} tensors")
         x, context = (*x.tensors, context)[:2]
+    if isinstance(x, IterableDataset) or isinstance(getattr(x, "dataset", None), IterableDataset):
+        raise ValueError(
+            "x: expected data with a known length, got an IterableDataset; gather it into a tensor or a Dataset"
+        )
     if isinstance(x, DataLoader | Dataset):
         if context is not None:
             raise ValueError(
@@ -168,6 +193,7 @@ def _as_tensor(value: Any, name: str, dtype: torch.dtype) -> Tensor:
     if isinstance(value, np.ndarray | Sequence):
         array = np.asarray(value)
         if array.dtype.kind in "fiub":
+            array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
             return torch.as_tensor(array, device="cpu").to(dtype)
     raise ValueError(
         f"{name}: expected a tensor, a numpy array of numbers, a Dataset or a DataLoader, got {type(value).__name__}"

@@ -107,18 +107,19 @@ def fit(
             held = as_source(*(*pair, None)[:2], dtype_of(module), batch_size, None)
         train = Batches(source, batch_size, place, order)
         held = None if held is None else Batches(held, batch_size, place)
-        check(train.first(), target, "x")
+        head = train.head(10_000)
+        check(head, target, "x")
         if held is not None:
-            check(held.first(), target, "validation")
+            check(held.head(1), target, "validation")
         module.to(place)
-        _prepare(target, module, train)
-        fabric = _fabric(place, precision, logger)
-        loop = _loop(fabric, module, optimizer, schedule, gradient_clip, len(train) * max_epochs)
-        if held is not None and len(loop.game.players) > 1:
-            raise ValueError(
-                "validation: the losses of an adversarial game do not measure progress; expected None, and a callback "
-                "that compares samples with held-out data (evaluation.c2st) instead"
-            )
+        if not isinstance(module, BoundObjective):  # a module of others may create its parameters when first called
+            with torch.no_grad():
+                module(*(t[:batch_size] for t in head))
+        players = _players(module, optimizer, held)
+        fabric, steps = _fabric(place, precision, logger), len(train) * max_epochs
+        loop = _loop(fabric, module, players, optimizer, schedule, gradient_clip, steps)
+        if isinstance(target, GenerativeModel) and not _initialized(target):
+            target.initialize(*head)
         return _run(loop, target, train, held, max_epochs, patience, callbacks, progress, logger)
 
 
@@ -179,7 +180,7 @@ def _validate(loop: Loop, held: Batches) -> float:
         torch.manual_seed(0)
         total, count = torch.zeros((), device=device), 0
         for batch in held:
-            total += loop.wrapped(0, *batch) * len(batch[0])
+            total += loop.loss(0, batch) * len(batch[0])
             count += len(batch[0])
     return float(total) / count
 
@@ -223,16 +224,27 @@ def _device_of(module: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def _prepare(target: nn.Module, module: nn.Module, train: Batches) -> None:
-    """Runs data-dependent initialisation, and lets a foreign loss module create its parameters."""
-    batch = train.first()
-    if isinstance(target, GenerativeModel):
-        flags = [b for name, b in target.named_buffers() if name.endswith("initialized")]
-        if flags and not all(bool(flag) for flag in flags):
-            target.initialize(*batch)
-    elif not isinstance(module, BoundObjective):
-        with torch.no_grad():
-            module(*(t[: train.batch_size] for t in batch))
+def _initialized(model: GenerativeModel) -> bool:
+    return all(bool(flag) for name, flag in model.named_buffers() if name.endswith("initialized"))
+
+
+def _players(module: nn.Module, optimizer: Any, held: Batches | None) -> list[Player]:
+    """The players of the game, checked against the settings."""
+    if isinstance(module, BoundObjective):
+        players = module.players
+    else:
+        players = [Player("loss", unique_parameters([module]), module)]
+    names = [player.name for player in players]
+    if not all(player.parameters for player in players):
+        raise ValueError(f"model: expected trainable parameters, {type(module).__name__} has none for some player")
+    if isinstance(optimizer, Mapping) and set(optimizer) != set(names):
+        raise ValueError(f"optimizer: expected one for each of the players {names}, got {list(optimizer)}")
+    if held is not None and len(players) > 1:
+        raise ValueError(
+            "validation: the losses of an adversarial game do not measure progress; expected None, and a callback "
+            "that compares samples with held-out data (evaluation.c2st) instead"
+        )
+    return players
 
 
 def _fabric(device: torch.device, precision: str | None, logger: Any) -> Any:
@@ -257,20 +269,12 @@ def _log(logger: Any, fabric: Any, row: Row) -> None:
 def _loop(
     fabric: Any,
     module: nn.Module,
+    players: Sequence[Player],
     optimizer: MakeOptimizer | Mapping[str, MakeOptimizer] | None,
     schedule: MakeSchedule | None,
     gradient_clip: float | None,
     steps: int,
 ) -> Loop:
-    if isinstance(module, BoundObjective):
-        players = module.players
-    else:
-        players = [Player("loss", unique_parameters([module]), module)]
-    if not all(player.parameters for player in players):
-        raise ValueError(f"model: expected trainable parameters, {type(module).__name__} has none for some player")
-    names = [player.name for player in players]
-    if isinstance(optimizer, Mapping) and set(optimizer) != set(names):
-        raise ValueError(f"optimizer: expected one for each of the players {names}, got {list(optimizer)}")
     optimizers = []
     for player in players:
         make = optimizer[player.name] if isinstance(optimizer, Mapping) else optimizer

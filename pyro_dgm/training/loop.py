@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import pyro
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -75,7 +76,6 @@ class Loop:
         check_every: int,
     ) -> None:
         self.fabric, self.game = fabric, game
-        self.wrapped = fabric.setup_module(game, move_to_device=False)
         self.optimizers, self.schedules = optimizers, schedules
         self.wrapped_optimizers = [fabric.setup_optimizers(o) for o in optimizers]
         self.gradient_clip, self.check_every = gradient_clip, check_every
@@ -91,7 +91,7 @@ class Loop:
         players = self.game.players
         totals = torch.zeros(len(players), device=self.fabric.device)
         before = list(self.moves)
-        self._snapshot = [p.detach().clone() for p in self._parameters()]
+        self._snapshot = {k: v.detach().clone() for k, v in self.game.state_dict().items()}
         for number, batch in enumerate(batches):
             for k, player in enumerate(players):
                 if (self.step + 1) % player.every == 0:
@@ -104,14 +104,32 @@ class Loop:
         if not bool(get_total_norm(self._parameters()).isfinite()):  # the last update may have overflowed
             self.bad.fill_(self._code(*self.recent[-1][:2]))
             self._raise_if_bad()
-        counts = [max(now - then, 1) for now, then in zip(self.moves, before, strict=True)]
-        means = (totals.cpu() / torch.tensor(counts, device="cpu")).tolist()
+        counts = [now - then for now, then in zip(self.moves, before, strict=True)]
+        means = (totals.cpu() / torch.tensor(counts, device="cpu")).tolist()  # NaN for a player that did not move
         return {player.name: mean for player, mean in zip(players, means, strict=True)}
+
+    def loss(self, k: int, batch: Batch) -> Tensor:
+        """Returns a player's loss on a batch, in the run's precision."""
+        with self.fabric.autocast():  # around the loss only: the data keep their own precision
+            return self.game(k, *batch)
+
+    def _scored(self, k: int, number: int, batch: Batch) -> Tensor:
+        """Returns the loss; what validation refuses because it is not finite is reported like any such loss."""
+        try:
+            return self.loss(k, batch)
+        except ValueError:
+            with pyro.validation_enabled(False):
+                loss = self.loss(k, batch)
+            if bool(loss.isfinite()):
+                raise
+            self._note(k, number, batch, loss.detach().isfinite())
+            self._raise_if_bad()
+            raise
 
     def _move(self, k: int, number: int, batch: Batch) -> Tensor:
         player, optimizer = self.game.players[k], self.wrapped_optimizers[k]
         with _only(player, self.game.players):
-            loss = self.wrapped(k, *batch)
+            loss = self._scored(k, number, batch)
             self.fabric.backward(loss)
         gradients = [p.grad for p in player.parameters if p.grad is not None]
         norm = get_total_norm(gradients)
@@ -147,21 +165,21 @@ class Loop:
             return
         step, k = divmod(code, len(self.game.players))
         number, batch = next(entry[2:] for entry in self.recent if entry[:2] == (step, k))
-        self._restore()
         player = self.game.players[k]
+        offenders = self._offenders(k, batch)
+        self._restore()
         message = (
             f"the {player.name} or its gradient was not finite at step {step} (batch {number} of its epoch); "
-            f"{self._offenders(k, batch)}. The model holds its last finite weights. Look for outliers in that batch, "
+            f"{offenders}. The model holds its last finite weights. Look for outliers in that batch, "
             "lower the learning rate or gradient_clip, or use double precision"
         )
         raise NonFiniteError(message, step, number, player.name)
 
     def _restore(self) -> None:
-        """Goes back to the weights at the start of the epoch if an update itself overflowed."""
-        parameters = self._parameters()
-        if not all(bool(p.isfinite().all()) for p in parameters):
-            for p, saved in zip(parameters, self._snapshot, strict=True):
-                p.copy_(saved)
+        """Gives tensors that an update or a running statistic has spoiled their values at the start of the epoch."""
+        for name, tensor in self.game.state_dict().items():
+            if not bool(tensor.isfinite().all()):
+                tensor.copy_(self._snapshot[name])
         self._forget_gradients()
 
     def _forget_gradients(self) -> None:
@@ -172,7 +190,7 @@ class Loop:
     def _offenders(self, k: int, batch: Batch) -> str:
         """Runs the bad batch again and tells what is not finite, and the range of the data."""
         player = self.game.players[k]
-        with _only(player, self.game.players):
+        with _only(player, self.game.players), pyro.validation_enabled(False):
             loss = player.loss(*batch)
             loss.backward()
         names = {id(p): name for name, p in self.game.module.named_parameters()}

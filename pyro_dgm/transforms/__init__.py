@@ -7,7 +7,8 @@ which features decide about it (:class:`Coupling`, :class:`MaskedAutoregressive`
 """
 
 from .autoregressive import MaskedAutoregressive
-from .base import Compose, Conditioned, Foreign, Inverse, Transform, as_transform
+from .base import Conditioned, Inverse, Transform
+from .compose import Compose, Foreign, as_transform
 from .coupling import Coupling
 from .linear import ActNorm, LULinear, Permutation, Standardize
 from .support import Support, with_support

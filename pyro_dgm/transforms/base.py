@@ -16,16 +16,12 @@ methods, and ``initialize`` if something is to be fitted to data before training
 ``to_pyro_module_`` mixes its own metaclass in.)
 """
 
-from typing import Any
-
 import torch
 from pyro.distributions import TransformModule
-from pyro.distributions.conditional import ConditionalTransform, _ConditionalInverseTransformModule
 from pyro.distributions.util import sum_rightmost
-from torch import Tensor, nn
-from torch.distributions import ComposeTransform, constraints
+from torch import Tensor
 from torch.distributions import Transform as TorchTransform
-from torch.distributions.transforms import _InverseTransform
+from torch.distributions import constraints
 
 from .._config import Configured
 
@@ -86,8 +82,32 @@ class Transform(Configured, TransformModule):
 
 
 def _expand_ladj(transform: TorchTransform, x: Tensor, ladj: Tensor) -> Tensor:
+    """Gives a log-determinant that may be the same for all data the batch shape of the transform's input."""
     batch_shape = x.shape[: x.dim() - transform.domain.event_dim]
     return ladj.expand(torch.broadcast_shapes(batch_shape, ladj.shape))
+
+
+def sum_ladj(transform: TorchTransform, x: Tensor, ladj: Tensor, event_dim: int) -> Tensor:
+    """Sums the log-determinant of a transform over the dimensions by which an event exceeds the transform's own.
+
+    Args:
+        transform: The transform.
+        x: Its input.
+        ladj: Its log-determinant at x.
+        event_dim: Number of dimensions of an event of x.
+    """
+    extra = event_dim - transform.domain.event_dim
+    return sum_rightmost(_expand_ladj(transform, x, ladj), extra) if extra > 0 else ladj
+
+
+def check_width(name: str, x: Tensor, features: int) -> None:
+    """Refuses vectors of another width.
+
+    Raises:
+        ValueError: With what was expected and what came.
+    """
+    if x.shape[-1:] != (features,):
+        raise ValueError(f"{name}: expected vectors of {features} features, got shape {tuple(x.shape)}")
 
 
 class Conditioned(TorchTransform):
@@ -182,153 +202,3 @@ class Inverse(Transform):
     def inverse_shape(self, shape: torch.Size) -> torch.Size:
         """Shape of x for a shape of y."""
         return self.transform.forward_shape(shape)
-
-
-class Foreign(Transform):
-    """A transform of Pyro's or torch's, conditional or not, under this contract; made by :func:`as_transform`.
-
-    Its identity caches are emptied around every pass, so it gives no stale density after an optimizer
-    step, can be scored twice on one tensor and can be copied; its context broadcasts like ours.
-    """
-
-    def __init__(self, transform: TorchTransform | ConditionalTransform) -> None:
-        super().__init__()
-        self.transform = transform
-
-    @property
-    def domain(self) -> constraints.Constraint:
-        """The domain of the foreign transform."""
-        return getattr(self.transform, "domain", constraints.real_vector)
-
-    @property
-    def codomain(self) -> constraints.Constraint:
-        """The codomain of the foreign transform."""
-        return getattr(self.transform, "codomain", constraints.real_vector)
-
-    def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
-        """Calls the transform, then asks for its log-determinant."""
-        x, t = self._bind(x, context)
-        y = t(x)
-        return y, _forget(t.log_abs_det_jacobian(x, y), t, self.transform)
-
-    def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
-        """Calls the inverse, then asks for its log-determinant."""
-        y, t = self._bind(y, context)
-        x = t.inv(y)
-        return x, -_forget(t.log_abs_det_jacobian(x, y), t, self.transform)
-
-    def _bind(self, value: Tensor, context: Tensor | None) -> tuple[Tensor, TorchTransform]:
-        if not isinstance(self.transform, ConditionalTransform):
-            return value, _forget(self.transform, self.transform)
-        if context is None:
-            return value, self.transform.condition(None)
-        batch_shape = torch.broadcast_shapes(value.shape[:-1], context.shape[:-1])
-        value = value.expand(batch_shape + value.shape[-1:])
-        return value, self.transform.condition(context.expand(batch_shape + context.shape[-1:]))
-
-    def forward_shape(self, shape: torch.Size) -> torch.Size:
-        """Shape of y for a shape of x."""
-        t = self.transform
-        return t.forward_shape(shape) if isinstance(t, TorchTransform) else shape
-
-    def inverse_shape(self, shape: torch.Size) -> torch.Size:
-        """Shape of x for a shape of y."""
-        t = self.transform
-        return t.inverse_shape(shape) if isinstance(t, TorchTransform) else shape
-
-
-def _forget(result: Any, *transforms: Any) -> Any:
-    """Empties every cache that Pyro's and torch's transforms keep, and passes ``result`` through."""
-    for transform in transforms:
-        parts = [transform, *getattr(transform, "parts", ())]
-        parts += transform.modules() if isinstance(transform, nn.Module) else ()
-        for part in parts:
-            for name in vars(part):
-                if name == "_cached_x_y":
-                    part._cached_x_y = None, None
-                elif name == "_inv" or (name.startswith("_cache") and name != "_cache_size"):
-                    setattr(part, name, None)
-    return result
-
-
-def as_transform(transform: TorchTransform | ConditionalTransform) -> Transform:
-    """Returns ours as they are and others as :class:`Foreign`, their inverses as modules that own their parameters.
-
-    Raises:
-        ValueError: If the argument is no transform at all.
-    """
-    if isinstance(transform, Transform):
-        return transform
-    if isinstance(transform, _InverseTransform | _ConditionalInverseTransformModule):
-        return Foreign(transform.inv).inv
-    if isinstance(transform, TorchTransform | ConditionalTransform):
-        return Foreign(transform)
-    raise ValueError(
-        f"transform: expected a pyro_dgm, Pyro or torch transform, conditional or not, got {type(transform).__name__}"
-    )
-
-
-class Compose(Transform):
-    r"""The composition :math:`T = T_n \circ \dots \circ T_1`, log-determinants added as the values pass.
-
-    Args:
-        transforms: The parts in the order latent to data; Pyro's and torch's transforms are welcome.
-
-    Example:
-        >>> from pyro_dgm.transforms import LULinear, Permutation
-        >>> t = Compose([LULinear(3), Permutation([2, 0, 1])])
-        >>> y, ladj = t.forward_and_ladj(torch.zeros(5, 3))
-    """
-
-    def __init__(self, transforms: list[TorchTransform | ConditionalTransform]) -> None:
-        super().__init__()
-        self.transforms = nn.ModuleList(as_transform(t) for t in transforms)
-        parts = ComposeTransform(list(self.transforms))
-        self._domain, self._codomain = parts.domain, parts.codomain
-
-    @property
-    def domain(self) -> constraints.Constraint:
-        """The domain of the first part."""
-        return self._domain
-
-    @property
-    def codomain(self) -> constraints.Constraint:
-        """The codomain of the last part."""
-        return self._codomain
-
-    def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
-        """Applies the parts, first to last."""
-        total, event_dim = x.new_zeros(()), self.domain.event_dim
-        for t in self.transforms:
-            x, ladj = t.forward_and_ladj(x, context)
-            total = total + sum_rightmost(ladj, event_dim - t.domain.event_dim)
-            event_dim += t.codomain.event_dim - t.domain.event_dim
-        return x, total
-
-    def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
-        """Inverts the parts, last to first."""
-        total, event_dim = y.new_zeros(()), self.codomain.event_dim
-        for t in reversed(self.transforms):
-            y, ladj = t.inverse_and_ladj(y, context)
-            total = total + sum_rightmost(ladj, event_dim - t.codomain.event_dim)
-            event_dim += t.domain.event_dim - t.codomain.event_dim
-        return y, total
-
-    def initialize(self, values: Tensor, context: Tensor | None = None, *, at_input: bool = False) -> None:
-        """Fits every part to the data as the parts between it and the data leave them."""
-        for t in self.transforms if at_input else reversed(self.transforms):
-            t.initialize(values, context, at_input=at_input)
-            step = t.forward_and_ladj if at_input else t.inverse_and_ladj
-            values = step(values, context)[0]
-
-    def forward_shape(self, shape: torch.Size) -> torch.Size:
-        """Shape of y for a shape of x."""
-        for t in self.transforms:
-            shape = t.forward_shape(shape)
-        return shape
-
-    def inverse_shape(self, shape: torch.Size) -> torch.Size:
-        """Shape of x for a shape of y."""
-        for t in reversed(self.transforms):
-            shape = t.inverse_shape(shape)
-        return shape

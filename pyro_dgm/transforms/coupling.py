@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn import MLP
-from .base import Pass, Transform
+from .base import Pass, Transform, check_width
 from .univariate import Affine, Univariate
 
 
@@ -74,6 +74,7 @@ class Coupling(Transform):
         return self._transform(self.univariate.inverse_and_ladj, y, context)
 
     def _transform(self, g: Any, x: Tensor, context: Tensor | None) -> Pass:
+        check_width("Coupling", x, len(self.restore))
         x_a, x_b = x.index_select(-1, self.a), x.index_select(-1, self.b)
         theta = self.conditioner(x_a, context).unflatten(-1, (-1, self.univariate.size))
         y_b, ladj = g(x_b, theta)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..nn import Parameters
-from .base import Pass, Transform
+from .base import Pass, Transform, check_width
 
 
 class Permutation(Transform):
@@ -39,10 +39,12 @@ class Permutation(Transform):
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Reorders."""
+        check_width("Permutation", x, len(self.order))
         return x.index_select(-1, self.order), x.new_zeros(())
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
         """Restores the order."""
+        check_width("Permutation", y, len(self.order))
         return y.index_select(-1, self.restore), y.new_zeros(())
 
 
@@ -64,7 +66,9 @@ class LULinear(Transform):
         self.entries = Parameters(features * (features + 1), context)
 
     def _factors(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        entries = self.entries(context).unflatten(-1, (self.features + 1, self.features))
+        entries = self.entries(context)
+        entries = entries.to(torch.promote_types(entries.dtype, torch.float32))  # no triangular solve in half precision
+        entries = entries.unflatten(-1, (self.features + 1, self.features))
         matrix, bias = entries[..., :-1, :], entries[..., -1, :]
         log_diagonal = matrix.diagonal(dim1=-2, dim2=-1)
         eye = torch.eye(self.features, dtype=matrix.dtype, device=matrix.device)
@@ -73,14 +77,17 @@ class LULinear(Transform):
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Multiplies by U, then by L."""
         lower, upper, bias, log_diagonal = self._factors(context)
-        y = (lower @ (upper @ x.unsqueeze(-1))).squeeze(-1) + bias
+        with torch.autocast(x.device.type, enabled=False):
+            y = (lower @ (upper @ x.to(lower).unsqueeze(-1))).squeeze(-1) + bias
         return y, log_diagonal.sum(-1)
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
         """Solves with L, then with U."""
         lower, upper, bias, log_diagonal = self._factors(context)
-        x = torch.linalg.solve_triangular(lower, (y - bias).unsqueeze(-1), upper=False, unitriangular=True)
-        x = torch.linalg.solve_triangular(upper, x, upper=True).squeeze(-1)
+        with torch.autocast(y.device.type, enabled=False):
+            x = (y.to(lower) - bias).unsqueeze(-1)
+            x = torch.linalg.solve_triangular(lower, x, upper=False, unitriangular=True)
+            x = torch.linalg.solve_triangular(upper, x, upper=True).squeeze(-1)
         return x, -log_diagonal.sum(-1)
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
-from .base import Compose, Foreign, Pass, Transform
+from .base import Pass, Transform
+from .compose import Compose, Foreign
 
 
 class Support(Transform):
@@ -32,6 +33,8 @@ class Support(Transform):
 
     def __init__(self, constraint: constraints.Constraint) -> None:
         super().__init__()
+        if isinstance(constraint, constraints.stack):
+            raise ValueError("constraint: constraints.stack has no joint bijection; expected constraints.cat")
         try:
             bijection = biject_to(constraint)
         except NotImplementedError as error:
@@ -62,9 +65,14 @@ class Support(Transform):
         return x, -self._sum(self.bijection.forward_and_ladj(x)[1])
 
     def _inside(self, y: Tensor) -> Tensor:
-        """Moves values that rounding put on the edge of an element-wise set to the nearest number inside."""
-        lower, upper = getattr(self.constraint, "lower_bound", None), getattr(self.constraint, "upper_bound", None)
-        info = torch.finfo(y.dtype)
+        """Moves values that rounding put on the edge of an element-wise set, or of the simplex, inside."""
+        info, inner = torch.finfo(y.dtype), self.constraint
+        if isinstance(inner, type(constraints.simplex)):
+            y = y.clamp_min(info.eps)
+            return y / y.sum(-1, keepdim=True)
+        while isinstance(inner, constraints.independent):
+            inner = inner.base_constraint
+        lower, upper = getattr(inner, "lower_bound", None), getattr(inner, "upper_bound", None)
         if lower is not None:
             y = y.clamp_min(lower + info.eps * abs(lower) + info.tiny)
         if upper is not None:

@@ -143,4 +143,9 @@ def _promise(name: str, part: nn.Module, width: int) -> tuple[torch.Size, constr
         raise ValueError(
             f"{name}: expected a module that returns a distribution, got one that returns {type(p).__name__}"
         )
+    if width and p.batch_shape != (1,):
+        raise ValueError(
+            f"{name}: expected one distribution per context, batch_shape (1,) for context shape {(1, width)}, got "
+            f"{tuple(p.batch_shape)} and event_shape {tuple(p.event_shape)}; does it lack .to_event(1)?"
+        )
     return p.event_shape, p.support

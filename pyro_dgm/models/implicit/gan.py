@@ -55,6 +55,8 @@ class GAN(ImplicitModel):
         support: constraints.Constraint = constraints.real,
     ) -> None:
         super().__init__(event_shape, context, support)
+        if not self.event_shape:
+            raise ValueError("event_shape: expected at least one dimension, got (); for one feature say 1")
         size = self.event_shape.numel()
         self.generator = generator or _DefaultGenerator(
             latent_features, self.event_shape, hidden_features, context, support
@@ -88,8 +90,10 @@ class _DefaultGenerator(nn.Module):
         support: constraints.Constraint,
     ) -> None:
         super().__init__()
-        self.network = MLP(latent_features, event_shape.numel(), hidden_features, context, nn.LeakyReLU)
-        self.into_support = None if support is constraints.real else Support(support)
+        self.into_support = None if isinstance(support, type(constraints.real)) else Support(support)
+        size = torch.Size([event_shape.numel()])
+        (free,) = size if self.into_support is None else self.into_support.inverse_shape(size)
+        self.network = MLP(latent_features, free, hidden_features, context, nn.LeakyReLU)
         self.event_shape = event_shape
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:

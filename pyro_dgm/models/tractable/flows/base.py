@@ -45,7 +45,7 @@ class FlowModel(TractableModel):
         if features < 1 or context < 0:
             raise ValueError(f"features, context: expected features >= 1 and context >= 0, got {features}, {context}")
         super().__init__(features, context, support)
-        ends: list[Transform] = [] if support is constraints.real else [Support(support)]
+        ends: list[Transform] = [] if isinstance(support, type(constraints.real)) else [Support(support)]
         (latent,) = Compose(ends).inverse_shape(self.event_shape)
         ends = [Standardize(latent), *ends] if standardize else ends
         self.transform = Compose([*layers(latent), *ends])
@@ -75,6 +75,12 @@ class FlowModel(TractableModel):
         Args:
             constraint: Where the data live, e.g. ``constraints.positive``.
         """
+        latent = Compose([Support(constraint)]).inverse_shape(self.event_shape)
+        if latent != self.loc.shape:
+            raise ValueError(
+                f"constraint: {constraint} leaves {latent.numel()} unconstrained features of "
+                f"{self.event_shape.numel()}, this flow has {self.loc.numel()}; construct a new one with support=..."
+            )
         new = type(self)(**copy.deepcopy({**self.config, "support": constraint})).to(self.loc)
         new.load_state_dict(self.state_dict())
         return new

@@ -28,6 +28,8 @@ def couplings(
             "features: a coupling needs at least 2 (unconstrained) features, one to condition on and one to transform, "
             f"got {features}; for one feature use MAF or NSF(autoregressive=True)"
         )
+    if masks is not None and not len(masks):
+        raise ValueError("masks: expected at least one mask, or None for alternating ones, got an empty sequence")
     masks = masks or [[(i + k) % 2 == 0 for i in range(features)] for k in range(2)]
     for mask in masks:
         if len(mask) != features:

@@ -1,0 +1,292 @@
+"""Defects found by trying to break the library, one test each, so that they stay mended."""
+
+import copy
+
+import numpy as np
+import pyro.distributions.transforms as T
+import pytest
+import torch
+from pyro import distributions as dist
+from pyro.infer import SVI
+from pyro.optim import Adam
+from torch import nn
+from torch.distributions import constraints
+from torch.utils.data import DataLoader, TensorDataset
+
+import pyro_dgm
+from pyro_dgm import fit
+from pyro_dgm.distributions import Flow
+from pyro_dgm.models import (
+    GAN,
+    NSF,
+    VAE,
+    DiagonalNormal,
+    IndependentBernoulli,
+    NormalizingFlow,
+    RealNVP,
+    StandardNormal,
+)
+from pyro_dgm.objectives import ELBO, Adversarial, LinearWarmup, NegativeLogLikelihood
+from pyro_dgm.training import NonFiniteError
+from pyro_dgm.transforms import ActNorm, Compose, Coupling, LULinear, Permutation, Shift, Standardize, Support
+
+from .zoo import perturb
+
+SMALL = {"transforms": 2, "hidden_features": (8,)}
+
+
+def vae():
+    return VAE(StandardNormal(2), DiagonalNormal(3, 2, (8,)), DiagonalNormal(2, 3, (8,)))
+
+
+def test_mixed_precision_does_not_round_the_data():
+    seen = []
+
+    class Loss(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            seen.append(x)
+            return (self.weight * x).mean()
+
+    x = 2013.7 + torch.randn(64, 1)
+    fit(Loss(), x, max_epochs=1, precision="bf16-mixed", progress=False, batch_size=64)
+    assert set(seen[-1].flatten().tolist()) == set(x.flatten().tolist())
+
+
+def test_contextual_lu_under_autocast():
+    model = perturb(NormalizingFlow(3, [LULinear(3, 2)], context=2))
+    x, c = torch.randn(4, 3), torch.randn(4, 2)
+    expected = model(c).log_prob(x)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(model(c).log_prob(x), expected, atol=0.1, rtol=0.05)
+
+
+@pytest.mark.parametrize("make", [ActNorm, LULinear, lambda d: Compose([Standardize(d), ActNorm(d)])])
+def test_constant_log_determinants_count_once_per_row_of_an_event(make):
+    transform = perturb(make(2)).double()
+    x = torch.randn(4, 2, dtype=torch.float64)
+    wide = Flow(dist.Normal(torch.zeros(4, 2).double(), 1.0).to_event(2), transform)
+    narrow = Flow(dist.Normal(torch.zeros(2).double(), 1.0).to_event(1), transform)
+    torch.testing.assert_close(wide.log_prob(x), narrow.log_prob(x).sum())
+    y, log_prob = wide.rsample_and_log_prob()
+    torch.testing.assert_close(log_prob, wide.log_prob(y))
+
+
+def test_flow_gathers_the_event_of_its_base():
+    p = Flow(dist.Normal(torch.zeros(2), torch.ones(2)), [perturb(LULinear(2))])
+    assert p.event_shape == (2,) and p.log_prob(torch.zeros(5, 2)).shape == (5,)
+
+
+def test_likelihood_of_a_program_with_latents_is_refused_and_of_a_vae_is_its_bound():
+    def program(x):
+        loc = pyro_dgm.models.base.pyro.sample("loc", dist.Normal(0.0, 1.0))
+        pyro_dgm.models.base.pyro.sample("x", dist.Normal(loc, 1.0).expand([len(x)]).to_event(1), obs=x)
+
+    with pytest.raises(ValueError, match=r"without latent sites, got \['loc'\]"):
+        NegativeLogLikelihood()(program)(torch.zeros(3))
+    model, x = vae(), torch.randn(2000, 3)
+    svi = SVI(model.model, model.guide, Adam({}), NegativeLogLikelihood())
+    assert svi.evaluate_loss(x) == pytest.approx(ELBO()(model)(x).item(), abs=0.2)
+
+
+def test_discrete_posterior_is_trained_by_elbo_only():
+    model = VAE(IndependentBernoulli(3), DiagonalNormal(2, 3, (8,)), IndependentBernoulli(3, 2, (8,)))
+    x = torch.randn(5, 2)
+    with pytest.raises(NotImplementedError, match="without reparameterisation"):
+        NegativeLogLikelihood()(model)(x)
+    with torch.no_grad():
+        assert model().log_prob(x).shape == (5,)
+    ELBO()(model)(x).backward()
+
+
+def test_random_permutations_and_constants_of_pyro_are_saved():
+    def make():
+        layers = [T.affine_coupling(6), T.permute(6), T.AffineTransform(torch.randn(6), torch.ones(6))]
+        return NormalizingFlow(6, layers)
+
+    model, other = make(), make()
+    other.load_state_dict(model.state_dict())
+    x = torch.randn(5, 6)
+    assert torch.equal(model().log_prob(x), other().log_prob(x))
+    model.double()().log_prob(x.double())
+
+
+@pytest.mark.parametrize("make", [
+    lambda: T.ComposeTransform([T.affine_coupling(3), T.permute(3)]),
+    lambda: T.iterated(2, T.affine_autoregressive, 3),
+    lambda: T.iterated(2, T.affine_autoregressive, 3).inv,
+])  # fmt: skip
+def test_composed_transforms_of_pyro_show_their_parameters(make):
+    model = perturb(NormalizingFlow(3, [make()]))
+    assert list(model.parameters())
+    x = torch.randn(4, 3)
+    model().log_prob(x).sum().backward()
+    assert all(p.grad is not None for p in model.parameters())
+    torch.testing.assert_close(model.decode(model.encode(x)), x, atol=1e-4, rtol=1e-4)
+
+
+def test_simplex_edges_and_many_dimensions():
+    model = RealNVP(4, support=constraints.simplex, **SMALL)
+    x = torch.tensor([[0.5, 0.5, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+    assert model().log_prob(x).isfinite().all()
+    wide = Support(constraints.simplex)(torch.randn(200, 1000))
+    assert constraints.simplex.check(wide).all()
+
+
+def test_supports_wrapped_or_unknown():
+    y = Support(constraints.independent(constraints.positive, 1))(torch.full((1, 2), -1e4))
+    assert (y > 0).all()
+    with pytest.raises(ValueError, match=r"constraints\.cat"):
+        Support(constraints.stack([constraints.positive, constraints.real], -1))
+    with pytest.raises(ValueError, match="unconstrained features"):
+        RealNVP(4).with_support(constraints.simplex)
+
+
+def test_damaged_files_are_noticed(tmp_path):
+    pyro_dgm.save(RealNVP(3, **SMALL), tmp_path / "a.pt")
+    whole = bytearray((tmp_path / "a.pt").read_bytes())
+    rng = np.random.RandomState(0)
+    before = pyro_dgm.load(tmp_path / "a.pt").state_dict()
+    for _ in range(60):
+        flipped = bytearray(whole)
+        flipped[rng.randint(len(whole))] ^= 1 << rng.randint(8)
+        (tmp_path / "b.pt").write_bytes(flipped)
+        try:
+            after = pyro_dgm.load(tmp_path / "b.pt").state_dict()
+        except ValueError:
+            continue
+        assert all(torch.equal(v, after[k]) for k, v in before.items())  # the flip hit padding
+
+
+@pytest.mark.parametrize("model", ["[" * 100_000, '{"class": "GenerativeModel", "arguments": {"event_shape": 2}}'])
+def test_strange_descriptions_are_clear_errors(tmp_path, model):
+    torch.save({"format": "pyro_dgm.model.v1", "version": "0", "model": model, "state": {}}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="does not suit this version"):
+        pyro_dgm.load(tmp_path / "a.pt")
+    torch.save({"format": "pyro_dgm.model.v1"}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match=r"written by pyro_dgm\.save"):
+        pyro_dgm.load(tmp_path / "a.pt")
+
+
+def test_save_keeps_what_was_changed_or_says_so(tmp_path):
+    model = vae()
+    model.num_particles = 7
+    pyro_dgm.save(model, tmp_path / "a.pt")
+    assert pyro_dgm.load(tmp_path / "a.pt").num_particles == 7
+    model.prior = RealNVP(2, **SMALL)
+    with pytest.raises(ValueError, match="changed after construction"):
+        pyro_dgm.save(model, tmp_path / "a.pt")
+    layer = Coupling([True, False], Shift(), (8,))
+    pyro_dgm.save(NormalizingFlow(2, [layer, Permutation(np.array([1, 0]))]), tmp_path / "a.pt")
+    pyro_dgm.save(RealNVP(np.int64(3), **SMALL), tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="shared between parts"):
+        pyro_dgm.save(NormalizingFlow(2, [layer, layer]), tmp_path / "a.pt")
+    with pytest.raises(OSError):
+        pyro_dgm.save(RealNVP(2), tmp_path)
+    assert not list(tmp_path.parent.glob("*.tmp"))
+
+
+def test_running_statistics_survive_a_bad_batch():
+    network = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
+    model = VAE(StandardNormal(2), DiagonalNormal(2, 2, (8,)), DiagonalNormal(2, 2, network=network))
+    x = torch.cat([torch.randn(64, 2), torch.full((32, 2), 1e38)])
+    with pytest.raises(NonFiniteError):
+        fit(model, DataLoader(TensorDataset(x), batch_size=32), progress=False)
+    assert all(v.isfinite().all() for v in model.state_dict().values())
+
+
+def test_diverging_networks_are_explained_under_validation():
+    model = DiagonalNormal(2)
+    with torch.no_grad():
+        model.network.value.fill_(3e38)
+    with pytest.raises(NonFiniteError, match="step 0"):
+        fit(model, torch.randn(32, 2) * 1e30, progress=False)
+
+
+def test_a_player_that_did_not_move_has_no_loss():
+    history = fit(GAN(2, hidden_features=(8,)), torch.randn(64, 2), objective=Adversarial(critic_steps=5), max_epochs=3,
+                  batch_size=32, progress=False)  # fmt: skip
+    assert np.isnan(history["generator"][0]) and not np.isnan(history["generator"][2])
+
+
+def test_gan_on_the_simplex():
+    x = GAN(3, support=constraints.simplex)().sample((5,))
+    assert constraints.simplex.check(x).all()
+
+
+X = torch.randn(20, 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: fit(RealNVP(2, 3), X, torch.zeros(20, 3).long()), "context: expected dtype torch.float32"),
+        (lambda: fit(RealNVP(2), TensorDataset(X, X, X)), "expected a TensorDataset of x or"),
+        (lambda: fit(RealNVP(2, 2), TensorDataset(X, X), X), "expected a TensorDataset of x or"),
+        (lambda: fit(RealNVP(2), DataLoader(TensorDataset(X), batch_size=64, drop_last=True)), "at least one batch"),
+        (lambda: RealNVP(2, masks=[]), "masks: expected at least one"),
+        (lambda: Coupling([True, False])(torch.zeros(5, 3)), "expected vectors of 2 features"),
+        (lambda: Permutation([1, 0])(torch.zeros(5, 3)), "expected vectors of 2 features"),
+        (lambda: GAN(()), "event_shape: expected at least one dimension"),
+        (lambda: VAE(StandardNormal(2), Bare(), DiagonalNormal(2, 3)), "lack .to_event"),
+    ],
+)
+def test_clear_refusals(call, match):
+    with pytest.raises(ValueError, match=match):
+        call()
+
+
+class Bare(nn.Module):
+    def forward(self, z):
+        return dist.Normal(z @ torch.ones(2, 3), 1.0)
+
+
+def test_refused_settings_leave_the_model_uninitialised():
+    model = NSF(2, **SMALL)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="optimizer"):
+        fit(model, 5 + X, optimizer={"wrong": torch.optim.Adam}, progress=False)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_loader_moments_come_from_many_batches():
+    x = torch.arange(1000.0)[:, None].expand(-1, 2).contiguous()
+    model = RealNVP(2, **SMALL)
+    fit(model, DataLoader(TensorDataset(x), batch_size=10), max_epochs=1, progress=False)
+    torch.testing.assert_close(model.transform.transforms[-1].mean, x.mean(0))
+
+
+def test_arrays_with_strange_layout():
+    x = np.random.RandomState(0).randn(20, 2)
+    fit(RealNVP(2, **SMALL), x[::-1].astype(">f8"), max_epochs=1, progress=False)
+
+
+def test_evaluating_does_not_warm_up():
+    warm, model = LinearWarmup(10), vae()
+    svi = SVI(model.model, model.guide, Adam({}), ELBO(kl_weight=warm))
+    svi.evaluate_loss(torch.randn(4, 3))
+    assert warm.step == 0 and warm.training
+    svi.step(torch.randn(4, 3))
+    assert warm.step == 1
+
+
+def test_losses_through_methods_are_per_datum_whatever_the_batch_shape():
+    model, x = vae(), torch.randn(3, 5, 3)
+    svi = SVI(model.model, model.guide, Adam({}), ELBO())
+    assert svi.evaluate_loss(x) == pytest.approx(svi.evaluate_loss(x.flatten(0, 1)), rel=0.5)
+
+
+def test_transforms_without_an_inverse_say_so():
+    model = NormalizingFlow(2, [T.planar(2)])
+    assert model().sample((3,)).shape == (3, 2)
+    with pytest.raises(NotImplementedError, match="cannot be inverted"):
+        model().log_prob(torch.zeros(2))
+
+
+def test_scalar_events():
+    for make in (DiagonalNormal, IndependentBernoulli):
+        p = make((), 3)(torch.randn(4, 3))
+        assert p.batch_shape == (4,) and p.event_shape == () and p.log_prob(torch.ones(4)).shape == (4,)

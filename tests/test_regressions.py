@@ -189,6 +189,7 @@ def test_save_keeps_what_was_changed_or_says_so(tmp_path):
     assert not list(tmp_path.parent.glob("*.tmp"))
 
 
+@pytest.mark.filterwarnings("ignore:Encountered NaN")  # Pyro's own remark on the same event
 def test_running_statistics_survive_a_bad_batch():
     network = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
     model = VAE(StandardNormal(2), DiagonalNormal(2, 2, (8,)), DiagonalNormal(2, 2, network=network))

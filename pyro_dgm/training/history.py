@@ -65,4 +65,6 @@ class History:
         """
         from ..plots import learning_curves
 
+        if "loss" not in self.columns:  # the losses of a game have no common unit
+            settings.setdefault("ylabel", "loss")
         return learning_curves({c: self[c] for c in ("epoch", *self.losses)}, **settings)

@@ -100,7 +100,7 @@ class Spline(Univariate):
         bins: Number of bins K.
         bound: Half-width B of the interval; data should be standardised to lie mostly within it.
         min_bin: Least width and height of a bin, as a fraction of the interval.
-        min_slope: Least slope at a knot.
+        min_slope: Least slope at a knot; the greatest is 1 / min_slope, and the log-slope is bounded softly between.
 
     Raises:
         ValueError: If the bins cannot have their least size.
@@ -109,11 +109,13 @@ class Spline(Univariate):
     def __init__(self, bins: int = 8, bound: float = 5.0, min_bin: float = 1e-3, min_slope: float = 1e-3) -> None:
         if bins < 2 or bins * min_bin >= 1:
             raise ValueError(f"bins: expected at least 2 and fewer than 1 / min_bin = {1 / min_bin:g}, got {bins}")
+        if not 0 < min_slope < 1:
+            raise ValueError(f"min_slope: expected a number between 0 and 1, got {min_slope}")
         if not 0 < bound < math.inf:
             raise ValueError(f"bound: expected a positive number, got {bound}")
         self.bins, self.bound, self.min_bin, self.min_slope = bins, bound, min_bin, min_slope
         self.size = 3 * bins - 1
-        self._slope_shift = math.log(math.expm1(1 - min_slope))
+        self.max_log_slope = -math.log(min_slope)
 
     def _knots(self, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Returns x_k and y_k with shape (*, 2, K + 1), and d_k with shape (*, K + 1)."""
@@ -122,8 +124,9 @@ class Spline(Univariate):
         sizes = 2 * b * (self.min_bin + (1 - k * self.min_bin) * sizes)
         inner = sizes[..., :-1].cumsum(-1) - b
         knots = F.pad(F.pad(inner, (1, 0), value=-b), (0, 1), value=b)
-        slopes = self.min_slope + F.softplus(theta[..., 2 * k :] + self._slope_shift)
-        return knots, F.pad(slopes, (1, 1), value=1.0)
+        log_slope = theta[..., 2 * k :]
+        log_slope = log_slope / (1 + log_slope.abs() / self.max_log_slope)
+        return knots, F.pad(log_slope.exp(), (1, 1), value=1.0)
 
     def _bin(self, value: Tensor, theta: Tensor, axis: int) -> tuple[Tensor, ...]:
         """Finds the bin of ``value`` along x (axis 0) or y (axis 1): x_k, w_k, y_k, h_k, d_k, d_k+1."""

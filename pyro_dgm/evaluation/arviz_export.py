@@ -53,8 +53,8 @@ def to_arviz(
     runs without gradients and in evaluation mode, and gets its mode back.
 
     Args:
-        model: called with a context (or None), returns a distribution. If it has a `posterior`, this is
-            called with the data flattened to `[n, D]` (and the context appended, if given).
+        model: called with a context (or None), returns a distribution. If it has a method `infer`, that is
+            called with the data and contexts for q(z | x, c).
         x: data, with shape `[n] + event_shape`, n >= 1.
         context: shape `[n, context]` or `[context]`, if the model is conditional.
         num_samples: S, the number of draws for each datum; S n data are generated.
@@ -76,8 +76,8 @@ def to_arviz(
         if density_of(p) != "implicit":
             log_p, density = pointwise(model, x, context, batch_size)
             groups["log_likelihood"] = {"x": _numpy(log_p)[None, None]}
-        if hasattr(model, "posterior"):
-            q = model.posterior(_posterior_input(x, context))
+        if hasattr(model, "infer"):
+            q = model.infer(x, context)
             groups["posterior"] = {"z": _draws(q, len(x), num_samples, batch_size)}
     groups["observed_data"] = {"x": _numpy(x)}
     return from_groups(groups, density)
@@ -111,13 +111,6 @@ def _draws(p: TorchDistribution, n: int, num_samples: int, batch_size: int) -> n
     chunk = max(1, batch_size // n)
     counts = [min(chunk, num_samples - start) for start in range(0, num_samples, chunk)]
     return np.concatenate([_numpy(p.sample(torch.Size((count, *rows)))) for count in counts])[None]
-
-
-def _posterior_input(x: Tensor, context: Tensor | None) -> Tensor:
-    flat = x.reshape(len(x), -1)
-    if context is None:
-        return flat
-    return torch.cat([flat, context.expand(len(x), -1).to(flat)], dim=-1)
 
 
 def _numpy(values: Tensor) -> np.ndarray:

@@ -119,16 +119,7 @@ class Conditioned(TorchTransform):
         super().__init__()
         self.transform = transform
         self.context = context
-
-    @property
-    def domain(self) -> constraints.Constraint:
-        """The domain of the transform."""
-        return self.transform.domain
-
-    @property
-    def codomain(self) -> constraints.Constraint:
-        """The codomain of the transform."""
-        return self.transform.codomain
+        self.domain, self.codomain = transform.domain, transform.codomain
 
     def forward_and_ladj(self, x: Tensor) -> Pass:
         """Returns y and log|det dy/dx| under the bound context."""
@@ -167,16 +158,7 @@ class Inverse(Transform):
     def __init__(self, transform: Transform) -> None:
         super().__init__()
         self.transform = transform
-
-    @property
-    def domain(self) -> constraints.Constraint:
-        """The codomain of the inverted transform."""
-        return self.transform.codomain
-
-    @property
-    def codomain(self) -> constraints.Constraint:
-        """The domain of the inverted transform."""
-        return self.transform.domain
+        self.domain, self.codomain = transform.codomain, transform.domain
 
     @property
     def inv(self) -> Transform:

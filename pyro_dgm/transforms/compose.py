@@ -31,6 +31,8 @@ class Foreign(Transform):
     def __init__(self, transform: TorchTransform | ConditionalTransform) -> None:
         super().__init__()
         self.transform = transform
+        self.domain = getattr(transform, "domain", constraints.real_vector)
+        self.codomain = getattr(transform, "codomain", constraints.real_vector)
         self._tensors: list[str] = []
         for name, value in list(vars(transform).items()) if not isinstance(transform, nn.Module) else ():
             if isinstance(value, nn.Module):
@@ -38,16 +40,6 @@ class Foreign(Transform):
             elif isinstance(value, Tensor):
                 self.register_buffer(f"of_{name}", value)
                 self._tensors.append(name)
-
-    @property
-    def domain(self) -> constraints.Constraint:
-        """The domain of the foreign transform."""
-        return getattr(self.transform, "domain", constraints.real_vector)
-
-    @property
-    def codomain(self) -> constraints.Constraint:
-        """The codomain of the foreign transform."""
-        return getattr(self.transform, "codomain", constraints.real_vector)
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Calls the transform, then asks for its log-determinant."""
@@ -138,17 +130,7 @@ class Compose(Transform):
         super().__init__()
         self.transforms = nn.ModuleList(as_transform(t) for t in transforms)
         parts = ComposeTransform(list(self.transforms))
-        self._domain, self._codomain = parts.domain, parts.codomain
-
-    @property
-    def domain(self) -> constraints.Constraint:
-        """The domain of the first part."""
-        return self._domain
-
-    @property
-    def codomain(self) -> constraints.Constraint:
-        """The codomain of the last part."""
-        return self._codomain
+        self.domain, self.codomain = parts.domain, parts.codomain
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Applies the parts, first to last."""

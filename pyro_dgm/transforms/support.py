@@ -45,12 +45,7 @@ class Support(Transform):
         self.bijection = Foreign(bijection)
         self.constraint = constraint
         extra = 1 - bijection.codomain.event_dim
-        self._codomain = constraints.independent(constraint, extra) if extra > 0 else constraint
-
-    @property
-    def codomain(self) -> constraints.Constraint:
-        """The set, as a set of vectors."""
-        return self._codomain
+        self.codomain = constraints.independent(constraint, extra) if extra > 0 else constraint
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Maps reals into the set."""

@@ -87,6 +87,7 @@ class RealNVP(FlowModel):
         standardize: Whether data are standardised by the moments of the training data.
 
     Example:
+        >>> import torch
         >>> RealNVP(4, context=2)(torch.zeros(7, 2)).batch_shape
         torch.Size([7])
     """
@@ -132,6 +133,7 @@ class MAF(FlowModel):
         standardize: Whether data are standardised by the moments of the training data.
 
     Example:
+        >>> import torch
         >>> MAF(4)().log_prob(torch.zeros(3, 4)).shape
         torch.Size([3])
     """

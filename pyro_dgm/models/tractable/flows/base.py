@@ -96,15 +96,7 @@ class _Realized(Transform):
     def __init__(self, transform: Transform, pyro_context: Any, weights: dict[str, Tensor]) -> None:
         super().__init__()
         self.transform, self.pyro_context, self.weights = transform, pyro_context, weights
-        self._domain, self._codomain = transform.domain, transform.codomain
-
-    @property
-    def domain(self) -> constraints.Constraint:
-        return self._domain
-
-    @property
-    def codomain(self) -> constraints.Constraint:
-        return self._codomain
+        self.domain, self.codomain = transform.domain, transform.codomain
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         with self.pyro_context:

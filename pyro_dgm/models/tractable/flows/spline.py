@@ -40,6 +40,7 @@ class NSF(FlowModel):
         standardize: Whether data are standardised by the moments of the training data.
 
     Example:
+        >>> import torch
         >>> NSF(2, context=3)(torch.zeros(5, 3)).log_prob(torch.zeros(5, 2)).shape
         torch.Size([5])
     """

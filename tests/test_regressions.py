@@ -260,6 +260,21 @@ def test_loader_moments_come_from_many_batches():
     torch.testing.assert_close(model.transform.transforms[-1].mean, x.mean(0))
 
 
+def test_initialisation_is_bounded_in_memory():
+    rows = []
+
+    class Recorder(Coupling):
+        def inverse_and_ladj(self, y, context=None):
+            rows.append(len(y))
+            return super().inverse_and_ladj(y, context)
+
+    x = torch.randn(10_000, 2)
+    Compose([Recorder([True, False]), Standardize(2)]).initialize(x)
+    assert not rows  # nothing behind the coupling to fit
+    Compose([ActNorm(2), Recorder([True, False]), Standardize(2)]).initialize(x)
+    assert sum(rows) == 10_000 and max(rows) <= 4096
+
+
 def test_arrays_with_strange_layout():
     x = np.random.RandomState(0).randn(20, 2)
     fit(RealNVP(2, **SMALL), x[::-1].astype(">f8"), max_epochs=1, progress=False)

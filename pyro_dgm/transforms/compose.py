@@ -152,11 +152,26 @@ class Compose(Transform):
         return y, total
 
     def initialize(self, values: Tensor, context: Tensor | None = None, *, at_input: bool = False) -> None:
-        """Fits every part to the data as the parts between it and the data leave them."""
-        for t in self.transforms if at_input else reversed(self.transforms):
+        """Fits every part to the data as the parts between it and the data leave them.
+
+        Data are passed on in chunks, and no further than the last part that has something to fit.
+        """
+        parts = list(self.transforms if at_input else reversed(self.transforms))
+        fitted = [any(name.endswith("initialized") for name, _ in t.named_buffers()) for t in parts]
+        for k, t in enumerate(parts):
+            if not any(fitted[k:]):
+                return
             t.initialize(values, context, at_input=at_input)
-            step = t.forward_and_ladj if at_input else t.inverse_and_ladj
-            values = step(values, context)[0]
+            if any(fitted[k + 1 :]):
+                values = self._pass_on(t, values, context, at_input)
+
+    @staticmethod
+    @torch.no_grad()
+    def _pass_on(t: Transform, values: Tensor, context: Tensor | None, at_input: bool) -> Tensor:
+        step = t.forward_and_ladj if at_input else t.inverse_and_ladj
+        chunks = values.split(4096)
+        contexts = [None] * len(chunks) if context is None else context.split(4096)
+        return torch.cat([step(v, c)[0] for v, c in zip(chunks, contexts, strict=True)])
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:
         """Shape of y for a shape of x."""

@@ -27,7 +27,7 @@ from pyro_dgm.models import (
     StandardNormal,
 )
 from pyro_dgm.objectives import Adversarial, LeastSquares, NegativeLogLikelihood
-from pyro_dgm.training import NonFiniteError
+from pyro_dgm.training import NonFiniteError, one_cycle
 from pyro_dgm.training.loop import Game, Loop
 from pyro_dgm.transforms import ActNorm
 
@@ -134,7 +134,7 @@ def test_schedule_and_clipping():
 
     def schedule(optimizer, steps):
         rates.append((optimizer, steps))
-        return torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-2, total_steps=steps)
+        return one_cycle(optimizer, steps)
 
     quiet(model, x, max_epochs=3, batch_size=32, schedule=schedule)
     optimizer, steps = rates[0]

@@ -3,5 +3,6 @@
 from .fit import fit
 from .history import History
 from .loop import NonFiniteError
+from .schedules import one_cycle
 
-__all__ = ["History", "NonFiniteError", "fit"]
+__all__ = ["History", "NonFiniteError", "fit", "one_cycle"]

@@ -5,10 +5,11 @@ from functools import partial
 
 import numpy as np
 import pyro
+import pyro.optim
 import pytest
 import torch
 from pyro import distributions as dist
-from pyro.infer import Trace_ELBO
+from pyro.infer import SVI, Trace_ELBO
 from pyro.infer.autoguide import AutoNormal
 from torch import nn
 from torch.distributions import constraints
@@ -156,6 +157,29 @@ def test_initialisation_happens_once_before_training():
     mean = standardize.mean.clone()
     quiet(model, x + 100, max_epochs=1, gradient_clip=0.1)
     assert torch.equal(standardize.mean, mean)
+
+
+def test_plain_svi_reaches_what_fit_reaches():
+    """The same flow by pyro.infer.SVI and by fit, 300 full-batch steps of Adam each, to 0.02 nats."""
+    x = torch.randn(500, 2) @ torch.tensor([[1.0, 0.8], [0.0, 0.4]]) + 0.3 * torch.randn(500, 1).abs()
+    model = small()
+    twin = copy.deepcopy(model)
+    quiet(model, x, max_epochs=300, batch_size=500, gradient_clip=None, optimizer=partial(torch.optim.Adam, lr=1e-3))
+    twin.initialize(x)
+    svi = SVI(twin.model, twin.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
+    for _ in range(300):
+        svi.step(x)
+    with torch.no_grad():
+        by_fit, by_svi = (-m().log_prob(x).mean().item() for m in (model, twin))
+    assert by_svi == pytest.approx(by_fit, abs=0.02) and by_fit < -NormalizingFlow(2, [])().log_prob(x).mean()
+
+
+def test_gan_with_networks_of_the_users_own():
+    generator = nn.Sequential(nn.Linear(4, 8 * 2 * 2), nn.Unflatten(1, (8, 2, 2)), nn.ConvTranspose2d(8, 1, 4, 2, 1))
+    critic = nn.Sequential(nn.Conv2d(1, 4, 4, 2, 1), nn.LeakyReLU(), nn.Flatten(), nn.Linear(16, 1))
+    gan = GAN((1, 4, 4), 4, generator=generator, critic=critic)
+    history = quiet(gan, torch.randn(64, 1, 4, 4), max_epochs=2, objective=Adversarial(gradient_penalty=1.0))
+    assert gan().sample((3,)).shape == (3, 1, 4, 4) and len(history) == 2
 
 
 def test_gan_learns_location_and_keeps_its_players_apart():

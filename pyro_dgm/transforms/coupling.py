@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..nn import MLP
+from ..nn import MLP, Parameters
 from .base import Pass, Transform, check_width
 from .univariate import Affine, Univariate
 
@@ -31,6 +31,8 @@ class Coupling(Transform):
         hidden_features: Hidden widths of the conditioner.
         context: Width of the context, 0 for none.
         activation: Class of the conditioner's activation.
+        transform_all: Whether the features A are transformed too, by functions :math:`g(x_A; \theta_A(c))` that do not
+            look at the data; B is then conditioned on the transformed A.
 
     Raises:
         ValueError: If the mask leaves nothing to condition on or nothing to transform.
@@ -47,6 +49,8 @@ class Coupling(Transform):
         hidden_features: Sequence[int] = (64, 64),
         context: int = 0,
         activation: type[nn.Module] = nn.ReLU,
+        *,
+        transform_all: bool = False,
     ) -> None:
         super().__init__()
         stays = [bool(m) for m in (mask.tolist() if isinstance(mask, Tensor) else mask)]
@@ -60,6 +64,7 @@ class Coupling(Transform):
         self.univariate = univariate or Affine()
         size = self.univariate.size
         self.conditioner = MLP(len(a), len(b) * size, hidden_features, context, activation, zero=True)
+        self.own = Parameters(len(a) * size, context) if transform_all else None
         self.register_buffer("a", torch.tensor(a))
         self.register_buffer("b", torch.tensor(b))
         position = {feature: i for i, feature in enumerate(a + b)}
@@ -67,16 +72,32 @@ class Coupling(Transform):
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Transforms the features B given the features A."""
-        return self._transform(self.univariate.forward_and_ladj, x, context)
+        x_a, x_b = self._split(x)
+        y_a, ladj_a = self._transform_a(self.univariate.forward_and_ladj, x_a, context)
+        y_b, ladj_b = self.univariate.forward_and_ladj(x_b, self._theta(y_a, context))
+        return self._join(y_a, y_b), ladj_a + ladj_b.sum(-1)
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
         """Restores the features B given the features A."""
-        return self._transform(self.univariate.inverse_and_ladj, y, context)
+        y_a, y_b = self._split(y)
+        x_a, ladj_a = self._transform_a(self.univariate.inverse_and_ladj, y_a, context)
+        x_b, ladj_b = self.univariate.inverse_and_ladj(y_b, self._theta(y_a, context))
+        return self._join(x_a, x_b), ladj_a + ladj_b.sum(-1)
 
-    def _transform(self, g: Any, x: Tensor, context: Tensor | None) -> Pass:
+    def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         check_width("Coupling", x, len(self.restore))
-        x_a, x_b = x.index_select(-1, self.a), x.index_select(-1, self.b)
-        theta = self.conditioner(x_a, context).unflatten(-1, (-1, self.univariate.size))
-        y_b, ladj = g(x_b, theta)
-        y = torch.cat([x_a.expand(*y_b.shape[:-1], -1), y_b], -1).index_select(-1, self.restore)
-        return y, ladj.sum(-1)
+        return x.index_select(-1, self.a), x.index_select(-1, self.b)
+
+    def _join(self, x_a: Tensor, x_b: Tensor) -> Tensor:
+        return torch.cat([x_a.expand(*x_b.shape[:-1], -1), x_b], -1).index_select(-1, self.restore)
+
+    def _theta(self, y_a: Tensor, context: Tensor | None) -> Tensor:
+        return self.conditioner(y_a, context).unflatten(-1, (-1, self.univariate.size))
+
+    def _transform_a(self, g: Any, x_a: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
+        if self.own is None:
+            return x_a, 0.0
+        theta = self.own(context).unflatten(-1, (-1, self.univariate.size))
+        shape = torch.broadcast_shapes(x_a.shape[:-1], theta.shape[:-2])
+        y_a, ladj = g(x_a.expand(*shape, -1), theta.expand(*shape, -1, -1))
+        return y_a, ladj.sum(-1)

@@ -33,6 +33,7 @@ from pyro_dgm.training.loop import Game, Loop
 from pyro_dgm.transforms import ActNorm
 
 quiet = partial(fit, progress=False, seed=0)
+X = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
 
 
 def small(**settings):
@@ -279,6 +280,26 @@ def test_overflowing_update_is_undone():
     assert torch.equal(weights(model), before)
 
 
+def test_validation_is_off_after_the_first_step_and_back_on_at_the_end():
+    seen = []
+
+    class Loss(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            seen.append(dist.is_validation_enabled())
+            return (self.weight * x).square().mean()
+
+    quiet(Loss(), torch.randn(64, 1), max_epochs=2, batch_size=32)
+    assert seen[1:] == [True, False, False, False]  # the first call creates parameters
+    assert dist.is_validation_enabled()
+    with pytest.raises(NonFiniteError):
+        quiet(small(), DataLoader(TensorDataset(torch.cat([X, 1e30 * X])), batch_size=20))
+    assert dist.is_validation_enabled()
+
+
 def test_interruption_leaves_a_usable_model_with_the_best_weights():
     def interrupt(history, model):
         if len(history) == 3:
@@ -288,9 +309,6 @@ def test_interruption_leaves_a_usable_model_with_the_best_weights():
     with pytest.raises(KeyboardInterrupt):
         quiet(model, torch.randn(64, 2), validation=0.2, callbacks=[interrupt])
     assert weights(model).isfinite().all() and all(p.requires_grad for p in model.parameters())
-
-
-X = torch.randn(20, 2)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ way.
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pyro
@@ -92,14 +92,18 @@ class Loop:
         totals = torch.zeros(len(players), device=self.fabric.device)
         before = list(self.moves)
         self._snapshot = {k: v.detach().clone() for k, v in self.game.state_dict().items()}
-        for number, batch in enumerate(batches):
-            for k, player in enumerate(players):
-                if (self.step + 1) % player.every == 0:
-                    totals[k] += self._move(k, number, batch)
-            self.step += 1
-            if self.step % self.check_every == 0:
-                self._raise_if_bad()
-            after_step()
+        with ExitStack() as stack:
+            for number, batch in enumerate(batches):
+                if self.step == 1 or (self.step and number == 0):
+                    # the first step has validated the model; a check of every argument synchronises the host
+                    stack.enter_context(pyro.validation_enabled(False))
+                for k, player in enumerate(players):
+                    if (self.step + 1) % player.every == 0:
+                        totals[k] += self._move(k, number, batch)
+                self.step += 1
+                if self.step % self.check_every == 0:
+                    self._raise_if_bad()
+                after_step()
         self._raise_if_bad()
         if not bool(get_total_norm(self._parameters()).isfinite()):  # the last update may have overflowed
             self.bad.fill_(self._code(*self.recent[-1][:2]))

@@ -21,6 +21,7 @@ def couplings(
     hidden_features: Sequence[int],
     context: int,
     activation: type[nn.Module],
+    transform_all: bool = False,
 ) -> list[Transform]:
     """Couplings over masks used in turn; every other feature, and the rest, when ``masks`` is ``None``."""
     if features < 2:
@@ -35,7 +36,8 @@ def couplings(
         if len(mask) != features:
             raise ValueError(f"masks: expected {features} truth values in each, got {len(mask)}")
     return [
-        Coupling(masks[k % len(masks)], univariate, hidden_features, context, activation) for k in range(transforms)
+        Coupling(masks[k % len(masks)], univariate, hidden_features, context, activation, transform_all=transform_all)
+        for k in range(transforms)
     ]
 
 

@@ -22,7 +22,8 @@ class NSF(FlowModel):
         x_B \leftarrow g\bigl(x_B; \theta_k(x_A, c)\bigr) \qquad\text{or}\qquad z_i = g\bigl(x_i; \theta_k(x_{<i},
         c)\bigr)
 
-    with :math:`g` a rational-quadratic spline. The coupling form scores and samples in one pass; the
+    with :math:`g` a rational-quadratic spline; in the coupling form the features A are bent too, each by a spline that
+    looks at no other. The coupling form scores and samples in one pass; the
     autoregressive form fits tables of data best, scores in one pass and samples in D. (Durkan, Bekasov,
     Murray and Papamakarios, Neural Spline Flows, 2019, arXiv:1906.04032.)
 
@@ -69,6 +70,6 @@ class NSF(FlowModel):
                 n = 3 if transforms is None else transforms
                 return autoregressions(d, spline, n, "density", hidden_features, context, activation)
             n = 5 if transforms is None else transforms
-            return couplings(d, spline, n, masks, hidden_features, context, activation)
+            return couplings(d, spline, n, masks, hidden_features, context, activation, transform_all=True)
 
         super().__init__(features, context, layers, support, standardize)

@@ -87,7 +87,7 @@ def test_takes_data_of_every_kind(kind, context):
 def test_same_seed_same_weights_and_the_global_state_is_untouched():
     x = torch.randn(100, 2)
     model = small()
-    twin = copy.deepcopy(model)
+    twin, other = copy.deepcopy(model), copy.deepcopy(model)
     torch.manual_seed(11)
     state = torch.get_rng_state()
     quiet(model, x, max_epochs=3, validation=0.2)
@@ -95,9 +95,7 @@ def test_same_seed_same_weights_and_the_global_state_is_untouched():
     torch.randn(5)
     quiet(twin, x, max_epochs=3, validation=0.2)
     assert torch.equal(weights(model), weights(twin))
-    other = small()
-    other.load_state_dict(model.state_dict())
-    fit(other, x, max_epochs=1, progress=False, seed=1)
+    fit(other, x, max_epochs=3, validation=0.2, progress=False, seed=1)
     assert not torch.equal(weights(model), weights(other))
 
 
@@ -301,14 +299,25 @@ def test_validation_is_off_after_the_first_step_and_back_on_at_the_end():
 
 
 def test_interruption_leaves_a_usable_model_with_the_best_weights():
+    seen = []
+
     def interrupt(history, model):
-        if len(history) == 3:
+        seen.append((history["validation"][-1], weights(model)))
+        if len(history) == 5:
             raise KeyboardInterrupt
 
-    model = small()
+    model = NSF(2, hidden_features=(64,))
     with pytest.raises(KeyboardInterrupt):
-        quiet(model, torch.randn(64, 2), validation=0.2, callbacks=[interrupt])
-    assert weights(model).isfinite().all() and all(p.requires_grad for p in model.parameters())
+        quiet(model, X, validation=0.5, callbacks=[interrupt], optimizer=partial(torch.optim.Adam, lr=0.1))
+    best = min(range(5), key=lambda k: seen[k][0])
+    assert best < 4 and torch.equal(weights(model), seen[best][1])
+    assert all(p.requires_grad for p in model.parameters())
+
+
+def test_infinite_validation_loss_is_an_error():
+    held = torch.cat([X, torch.full((1, 2), 1e30)])
+    with pytest.raises(NonFiniteError, match="validation loss is inf after epoch 1"):
+        quiet(small(), X, validation=held, max_epochs=3)
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from pyro_dgm import fit
 from pyro_dgm.distributions import Flow
 from pyro_dgm.models import (
     GAN,
+    MAF,
     NSF,
     VAE,
     DiagonalNormal,
@@ -306,3 +307,69 @@ def test_scalar_events():
     for make in (DiagonalNormal, IndependentBernoulli):
         p = make((), 3)(torch.randn(4, 3))
         assert p.batch_shape == (4,) and p.event_shape == () and p.log_prob(torch.ones(4)).shape == (4,)
+
+
+def test_tests_of_samples_refuse_what_is_not_finite():
+    from pyro_dgm.evaluation import c2st, mmd_test
+
+    x = X.index_fill(0, torch.tensor([3]), torch.nan)
+    for test in (mmd_test, c2st):
+        with pytest.raises(ValueError, match="y: expected finite samples, got NaN or infinity in 1 of 20"):
+            test(X, x)
+
+
+def test_one_cycle_leaves_the_momentum_alone():
+    for make in (lambda p: torch.optim.Adam(p, betas=(0.5, 0.9)), torch.optim.Adagrad):
+        optimizer = make([nn.Parameter(torch.ones(1))])
+        before = {k: v for k, v in optimizer.param_groups[0].items() if k in ("betas", "momentum")}
+        schedule = pyro_dgm.training.one_cycle(optimizer, 4)
+        optimizer.step()
+        schedule.step()
+        assert {k: optimizer.param_groups[0][k] for k in before} == before
+
+
+@pytest.mark.parametrize("constraint", [constraints.positive, constraints.unit_interval])
+def test_densities_with_a_support_are_drawn(constraint):
+    model = RealNVP(2, support=constraint, **SMALL)
+    x = model().sample((50,))
+    assert pyro_dgm.plots.density_2d(model().log_prob, x).axes
+    line = pyro_dgm.plots.density_1d(MAF(1, support=constraint)().log_prob, x[:, 0]).axes[0].get_lines()
+    assert line
+
+
+def test_a_flow_as_likelihood_is_standardised():
+    model = VAE(StandardNormal(2), RealNVP(3, 2, **SMALL), DiagonalNormal(2, 3, (8,)))
+    x = 100 * torch.randn(400, 3) + 1000
+    fit(model, x, max_epochs=1, progress=False)
+    torch.testing.assert_close(model.likelihood.transform.transforms[-1].mean, x.mean(0))
+
+
+def test_layers_that_constrain_are_refused():
+    with pytest.raises(ValueError, match="say support="):
+        NormalizingFlow(2, [LULinear(2), T.ExpTransform()])
+
+
+def test_masks_of_any_kind():
+    masks = torch.tensor([[True, False, True], [False, True, False]])
+    for given in (masks, masks.numpy(), masks.tolist()):
+        assert RealNVP(3, masks=given, **SMALL)().log_prob(torch.zeros(3)).shape == ()
+
+
+def test_encode_checks_the_context():
+    with pytest.raises(ValueError, match="context: RealNVP was built with context=3, got None"):
+        RealNVP(2, 3).encode(X)
+
+
+@pytest.mark.parametrize(
+    ("validation", "match"),
+    [
+        (X, "validation's context: the model was built with context=3, got none"),
+        ((X, torch.zeros(20, 1)), r"validation's context: expected shape \(20, 3\)"),
+        ((X, torch.zeros(10, 3)), "validation's context: expected 20 rows"),
+        ((X, X, X), "validation: expected x, "),
+        (1, "validation: expected a fraction"),
+    ],
+)
+def test_validation_errors_name_the_validation_data(validation, match):
+    with pytest.raises(ValueError, match=match):
+        fit(RealNVP(2, 3), X, torch.zeros(20, 3), validation=validation, progress=False)

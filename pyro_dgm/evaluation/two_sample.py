@@ -84,7 +84,7 @@ def c2st(x: Tensor, y: Tensor, folds: int = 5, seed: int = 0) -> C2ST:
         )
     if not 2 <= folds <= len(x):
         raise ValueError(f"folds: expected 2 to n = {len(x)}, got {folds}.")
-    x, y = _flat(x), _flat(y)
+    x, y = _flat(x, "x"), _flat(y, "y")
     mean, sd = x.mean(0), x.std(0)
     sd = torch.where(sd > 0, sd, torch.ones_like(sd))
     pool = ((torch.cat([x, y]) - mean) / sd).cpu().numpy()
@@ -160,11 +160,17 @@ def mmd_test(x: Tensor, y: Tensor, permutations: int = 200, seed: int = 0, *, ba
     orders = [torch.randperm(len(pool), generator=generator, device="cpu") for _ in range(permutations)]
     shuffled = labels[torch.stack(orders, dim=1).to(pool.device), 0]
     t = _mmd_of_labels(pool, torch.cat([labels, shuffled], dim=1), h)
-    return (1 + t[1:].ge(t[0]).sum().item()) / (permutations + 1)
+    ties = 1e-12 * t.abs().max()  # equal up to rounding counts as equal
+    return (1 + t[1:].ge(t[0] - ties).sum().item()) / (permutations + 1)
 
 
-def _flat(x: Tensor) -> Tensor:
-    return x.detach().reshape(len(x), -1).double()
+def _flat(x: Tensor, name: str) -> Tensor:
+    """Samples as `[n, D]` in float64; refuses NaN and infinity, which every test would misread."""
+    flat = x.detach().reshape(len(x), -1).double()
+    bad = int((~flat.isfinite().all(1)).sum())
+    if bad:
+        raise ValueError(f"{name}: expected finite samples, got NaN or infinity in {bad} of {len(x)}.")
+    return flat
 
 
 def _pooled(x: Tensor, y: Tensor, bandwidth: float | None) -> tuple[Tensor, Tensor, float]:
@@ -173,7 +179,7 @@ def _pooled(x: Tensor, y: Tensor, bandwidth: float | None) -> tuple[Tensor, Tens
         raise ValueError(f"y: expected shape (m, *{tuple(x.shape[1:])}) as x has, got {tuple(y.shape)}.")
     if min(len(x), len(y)) < 2:
         raise ValueError(f"x, y: expected at least 2 samples of each, got {len(x)} and {len(y)}.")
-    pool = torch.cat([_flat(x), _flat(y)])
+    pool = torch.cat([_flat(x, "x"), _flat(y, "y")])
     pool = pool - pool.mean(0)
     h = _median_distance(pool) if bandwidth is None else bandwidth
     if not h > 0:

@@ -2,12 +2,12 @@ r"""The contract of a generative model: a module that, called, returns a Pyro di
 
 ``p = model(context)`` is :math:`p(x | c)` with ``batch_shape == context.shape[:-1]`` and ``event_shape ==
 model.event_shape``. ``model.model`` and ``model.guide`` are the same thing as a pair of Pyro programs, so that
-``SVI(model.model, model.guide, ...)`` trains any model, and ``model.objective()`` is the distance to the data
-that its family is trained with. What separates the families is what they promise about the density:
+``SVI(model.model, model.guide, ...)`` trains any model with a density, and ``model.objective()`` is the distance to
+the data that its family is trained with. What separates the families is what they promise about the density:
 
 ======================== ================== =========================================
 :class:`TractableModel`   exact              flows, autoregressive models
-:class:`ApproximateModel` bound or estimate  variational autoencoders, Boltzmann machines
+:class:`ApproximateModel` bound or estimate  variational autoencoders
 :class:`ImplicitModel`    none               adversarial networks
 ======================== ================== =========================================
 
@@ -75,6 +75,10 @@ class GenerativeModel(Configured, PyroModule):
         Raises:
             ValueError: If a context is missing, not wanted, or of the wrong width.
         """
+        self._check_context(context)
+        return self._distribution(context)
+
+    def _check_context(self, context: Tensor | None) -> None:
         name = type(self).__name__
         if context is None and self.context:
             raise ValueError(
@@ -86,7 +90,6 @@ class GenerativeModel(Configured, PyroModule):
             )
         if context is not None and context.shape[-1:] != (self.context,):
             raise ValueError(f"context: expected shape (..., {self.context}), got {tuple(context.shape)}")
-        return self._distribution(context)
 
     def _distribution(self, context: Tensor | None) -> TorchDistribution:
         raise NotImplementedError(f"{type(self).__name__} lacks _distribution")

@@ -230,11 +230,18 @@ def _limits(
 
 def _evaluate(log_prob: Callable[[torch.Tensor], Array], points: np.ndarray) -> np.ndarray:
     """Values `[m]` in nats at points `[m, D]`, given to log_prob on the CPU in torch's default dtype."""
+    at = torch.from_numpy(points).to(torch.get_default_dtype())
+    try:  # of a distribution's method the support is known, and outside of it the density is 0
+        inside = log_prob.__self__.support.check(at).reshape(-1).numpy()
+    except (AttributeError, NotImplementedError):
+        inside = np.ones(len(points), dtype=bool)
     with torch.no_grad():
-        values = to_numpy(log_prob(torch.from_numpy(points).to(torch.get_default_dtype())), "log_prob")
-    if values.size != len(points):
-        raise ValueError(f"log_prob: expected one value for each of {len(points)} points, got shape {values.shape}.")
-    return values.reshape(-1)
+        values = to_numpy(log_prob(at[inside]), "log_prob")
+    if values.size != inside.sum():
+        raise ValueError(f"log_prob: expected one value for each of {inside.sum()} points, got shape {values.shape}.")
+    result = np.full(len(points), -np.inf)
+    result[inside] = values.reshape(-1)
+    return result
 
 
 def _mass_level(p: np.ndarray, mass: float) -> float:

@@ -3,7 +3,7 @@
 Tensors and numpy arrays are checked whole, once, and stay on the device, where a batch is one ``index_select`` by a
 shuffled index; there are no workers to start and nothing is copied per step.
 
-A ``Dataset`` or ``DataLoader`` yields x or (x, context), and its first batch is checked.
+A ``Dataset`` or ``DataLoader`` yields x or (x, context), and its first 10,000 data are checked.
 """
 
 from collections.abc import Iterator, Sequence
@@ -44,17 +44,18 @@ def check(batch: Batch, model: nn.Module, name: str = "x") -> None:
         return
     x, *context = batch
     _check_event(x, model, name)
+    label = "context" if name == "x" else f"{name}'s context"
     if bool(context) != bool(model.context):
         raise ValueError(
-            f"context: the model was built with context={model.context}, got {'one' if context else 'none'}"
+            f"{label}: the model was built with context={model.context}, got {'one' if context else 'none'}"
         )
     if context and context[0].dtype != dtype_of(model):
         raise ValueError(
-            f"context: expected dtype {dtype_of(model)}, as the model's parameters, got {context[0].dtype}"
+            f"{label}: expected dtype {dtype_of(model)}, as the model's parameters, got {context[0].dtype}"
         )
     if context and context[0].shape != (len(x), model.context):
         raise ValueError(
-            f"context: expected shape {(len(x), model.context)}, one row per datum, got {tuple(context[0].shape)}"
+            f"{label}: expected shape {(len(x), model.context)}, one row per datum, got {tuple(context[0].shape)}"
         )
 
 
@@ -151,7 +152,7 @@ def as_tuple(batch: Any) -> Batch:
 
 
 def as_source(
-    x: Any, context: Any, dtype: torch.dtype, batch_size: int, generator: torch.Generator | None
+    x: Any, context: Any, dtype: torch.dtype, batch_size: int, generator: torch.Generator | None, label: str = "x"
 ) -> Batch | DataLoader:
     """Returns a tuple of tensors where the data are at hand, else a loader.
 
@@ -161,6 +162,7 @@ def as_source(
         dtype: What numpy's floating-point arrays become; tensors keep theirs.
         batch_size: For a ``Dataset``.
         generator: For shuffling a ``Dataset``; ``None`` keeps its order.
+        label: What to call x in errors.
 
     Raises:
         ValueError: If x and the context do not match, or x is of another kind.
@@ -181,9 +183,10 @@ def as_source(
         if isinstance(x, DataLoader):
             return x
         return DataLoader(x, batch_size, shuffle=generator is not None, generator=generator, collate_fn=default_collate)
-    tensors = tuple(_as_tensor(t, name, dtype) for t, name in ((x, "x"), (context, "context")) if t is not None)
+    other = "context" if label == "x" else f"{label}'s context"
+    tensors = tuple(_as_tensor(t, name, dtype) for t, name in ((x, label), (context, other)) if t is not None)
     if len(tensors) == 2 and len(tensors[0]) != len(tensors[1]):
-        raise ValueError(f"context: expected {len(tensors[0])} rows, one per datum, got {len(tensors[1])}")
+        raise ValueError(f"{other}: expected {len(tensors[0])} rows, one per datum, got {len(tensors[1])}")
     return tensors
 
 

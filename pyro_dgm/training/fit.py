@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from numbers import Real
 from typing import Any
 
 import torch
@@ -24,7 +25,7 @@ from ..objectives import Objective, Player
 from ..objectives.base import BoundObjective, unique_parameters
 from .data import Batches, as_source, check, dtype_of, split
 from .history import History, Row
-from .loop import Game, Loop
+from .loop import Game, Loop, NonFiniteError
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeSchedule = Callable[[Optimizer, int], LRScheduler]
@@ -81,7 +82,8 @@ def fit(
 
     Raises:
         ValueError: If the data or settings do not suit the model; nothing has been changed then.
-        NonFiniteError: If a loss or gradient stops being finite; the model then holds its last finite weights.
+        NonFiniteError: If a loss or gradient stops being finite; the model then holds its last finite weights, or with
+            validation data the best.
 
     Example:
         >>> from pyro_dgm.models import RealNVP
@@ -100,11 +102,13 @@ def fit(
         order = torch.Generator().manual_seed(int(torch.randint(2**62, (), device="cpu")))
         source = as_source(x, context, dtype_of(module), batch_size, order)
         held = None
-        if isinstance(validation, float):
-            source, held = split(source, validation, order)
+        if isinstance(validation, Real):
+            source, held = split(source, float(validation), order)
         elif validation is not None:
-            pair = validation if isinstance(validation, tuple | list) else (validation, None)
-            held = as_source(*(*pair, None)[:2], dtype_of(module), batch_size, None)
+            pair = tuple(validation) if isinstance(validation, tuple | list) else (validation,)
+            if len(pair) > 2:
+                raise ValueError(f"validation: expected x, (x, context) or a fraction, got {len(pair)} parts")
+            held = as_source(*(*pair, None)[:2], dtype_of(module), batch_size, None, "validation")
         train = Batches(source, batch_size, place, order)
         held = None if held is None else Batches(held, batch_size, place)
         head = train.head(10_000)
@@ -148,6 +152,14 @@ def _run(
             row: Row = {"epoch": epoch, "step": loop.step, "seconds": time.perf_counter() - start, **losses}
             if held is not None:
                 row["validation"] = _validate(loop, held)
+                if not math.isfinite(row["validation"]):
+                    raise NonFiniteError(
+                        f"the validation loss is {row['validation']} after epoch {epoch}; look for outliers in the "
+                        "validation data, or lower the learning rate",
+                        loop.step,
+                        len(train),
+                        "validation",
+                    )
                 if row["validation"] < best:
                     best, history.best_epoch = row["validation"], epoch
                     best_weights = {k: v.detach().clone() for k, v in module.state_dict().items()}

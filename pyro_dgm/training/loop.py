@@ -23,7 +23,7 @@ from .data import Batch, Batches
 
 
 class NonFiniteError(RuntimeError):
-    """A loss or gradient was not finite; the model holds its last finite weights.
+    """A loss or gradient was not finite; the model holds its last finite weights, or the best by validation.
 
     Attributes:
         step: The step, counted from 0 over the whole run.
@@ -174,8 +174,8 @@ class Loop:
         self._restore()
         message = (
             f"the {player.name} or its gradient was not finite at step {step} (batch {number} of its epoch); "
-            f"{offenders}. The model holds its last finite weights. Look for outliers in that batch, "
-            "lower the learning rate or gradient_clip, or use double precision"
+            f"{offenders}. The model holds finite weights: the last, or with validation data the best. Look for "
+            "outliers in that batch, lower the learning rate or gradient_clip, or use double precision"
         )
         raise NonFiniteError(message, step, number, player.name)
 

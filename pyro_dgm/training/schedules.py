@@ -19,4 +19,6 @@ def one_cycle(optimizer: Optimizer, steps: int) -> OneCycleLR:
         optimizer: An optimizer whose learning rate is the peak.
         steps: Number of steps of the whole run.
     """
-    return OneCycleLR(optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps)
+    return OneCycleLR(
+        optimizer, [group["lr"] for group in optimizer.param_groups], total_steps=steps, cycle_momentum=False
+    )

@@ -52,7 +52,7 @@ class Foreign(Transform):
         y, t = self._bind(y, context)
         try:
             x = t.inv(y)
-        except KeyError as error:
+        except (KeyError, NotImplementedError) as error:
             raise NotImplementedError(
                 f"{type(t).__name__} cannot be inverted, so it cannot score data: use it to sample a guide (there are "
                 "Coupling and MaskedAutoregressive for data)"

@@ -103,6 +103,13 @@ class VAE(ApproximateModel):
         """Returns the mean of p(x' | z, c) at the representation z of x."""
         return self.decode(self.encode(x, context), context).mean
 
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Fits the standardisation of a flow as likelihood, which works in the units of the data."""
+        if isinstance(self.likelihood, GenerativeModel):
+            z = self.encode(x, context)
+            self.likelihood.initialize(x, _join(z, len(self.latent_shape), context))
+
     def _distribution(self, context: Tensor | None) -> Marginal:
         return Marginal(
             self._prior(context),

@@ -48,7 +48,13 @@ class FlowModel(TractableModel):
         ends: list[Transform] = [] if isinstance(support, type(constraints.real)) else [Support(support)]
         (latent,) = Compose(ends).inverse_shape(self.event_shape)
         ends = [Standardize(latent), *ends] if standardize else ends
-        self.transform = Compose([*layers(latent), *ends])
+        learned = Compose(list(layers(latent)))
+        image = learned.codomain
+        while isinstance(image, constraints.independent):
+            image = image.base_constraint
+        if not isinstance(image, type(constraints.real)):
+            raise ValueError(f"transforms: expected layers from reals to reals, got {image}; say support=... instead")
+        self.transform = Compose([*learned.transforms, *ends])
         self.register_buffer("loc", torch.zeros(latent))
 
     def _distribution(self, context: Tensor | None) -> Flow:
@@ -59,10 +65,12 @@ class FlowModel(TractableModel):
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the latent z of data x, with shape (*, D): standard normal if the flow fits."""
+        self._check_context(context)
         return self.transform.inverse_and_ladj(x, context)[0]
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the data x of a latent z; the inverse of :meth:`encode`."""
+        self._check_context(context)
         return self.transform.forward_and_ladj(z, context)[0]
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:

@@ -31,7 +31,8 @@ def couplings(
         )
     if masks is not None and not len(masks):
         raise ValueError("masks: expected at least one mask, or None for alternating ones, got an empty sequence")
-    masks = masks or [[(i + k) % 2 == 0 for i in range(features)] for k in range(2)]
+    if masks is None:
+        masks = [[(i + k) % 2 == 0 for i in range(features)] for k in range(2)]
     for mask in masks:
         if len(mask) != features:
             raise ValueError(f"masks: expected {features} truth values in each, got {len(mask)}")

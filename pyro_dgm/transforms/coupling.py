@@ -11,7 +11,6 @@ estimation using Real NVP, 2016, arXiv:1605.08803.)
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,17 +71,26 @@ class Coupling(Transform):
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Transforms the features B given the features A."""
-        x_a, x_b = self._split(x)
-        y_a, ladj_a = self._transform_a(self.univariate.forward_and_ladj, x_a, context)
-        y_b, ladj_b = self.univariate.forward_and_ladj(x_b, self._theta(y_a, context))
-        return self._join(y_a, y_b), ladj_a + ladj_b.sum(-1)
+        (x_a, x_b), g = self._split(x), self.univariate
+        if self.own is None:
+            y_b, ladj = g.forward_and_ladj(x_b, self._theta(x_a, context))
+            return self._join(x_a, y_b), ladj.sum(-1)
+        y_a, ladj_a = g.forward_and_ladj(x_a, self._own(context))
+        y_b, ladj_b = g.forward_and_ladj(x_b, self._theta(y_a, context))
+        return self._join(y_a, y_b), ladj_a.sum(-1) + ladj_b.sum(-1)
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
-        """Restores the features B given the features A."""
-        y_a, y_b = self._split(y)
-        x_a, ladj_a = self._transform_a(self.univariate.inverse_and_ladj, y_a, context)
-        x_b, ladj_b = self.univariate.inverse_and_ladj(y_b, self._theta(y_a, context))
-        return self._join(x_a, x_b), ladj_a + ladj_b.sum(-1)
+        """Restores the features B given the features A, and A too, in one call of the family."""
+        (y_a, y_b), g = self._split(y), self.univariate
+        theta = self._theta(y_a, context)
+        if self.own is None:
+            x_b, ladj = g.inverse_and_ladj(y_b, theta)
+            return self._join(y_a, x_b), ladj.sum(-1)
+        own = self._own(context)
+        shape = torch.broadcast_shapes(theta.shape[:-2], own.shape[:-2])
+        theta = torch.cat([own.expand(*shape, -1, -1), theta.expand(*shape, -1, -1)], -2)
+        x, ladj = g.inverse_and_ladj(torch.cat([y_a, y_b], -1), theta)
+        return x.index_select(-1, self.restore), ladj.sum(-1)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         check_width("Coupling", x, len(self.restore))
@@ -94,10 +102,5 @@ class Coupling(Transform):
     def _theta(self, y_a: Tensor, context: Tensor | None) -> Tensor:
         return self.conditioner(y_a, context).unflatten(-1, (-1, self.univariate.size))
 
-    def _transform_a(self, g: Any, x_a: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | float]:
-        if self.own is None:
-            return x_a, 0.0
-        theta = self.own(context).unflatten(-1, (-1, self.univariate.size))
-        shape = torch.broadcast_shapes(x_a.shape[:-1], theta.shape[:-2])
-        y_a, ladj = g(x_a.expand(*shape, -1), theta.expand(*shape, -1, -1))
-        return y_a, ladj.sum(-1)
+    def _own(self, context: Tensor | None) -> Tensor:
+        return self.own(context).unflatten(-1, (-1, self.univariate.size))

@@ -46,9 +46,9 @@ def test_import_changes_no_state_and_loads_nothing_heavy():
 
 
 def test_import_costs_at_most_15_percent_more_than_pyro():
-    """Medians of 7 interleaved process starts; one retry, for shared machines."""
+    """Medians of 7 interleaved process starts; two retries, for shared machines."""
     run("import pyro_dgm")  # byte-compile first
-    for _attempt in range(2):
+    for _attempt in range(3):
         seconds = {"pyro": [], "pyro_dgm": []}
         for _ in range(7):
             for name, values in seconds.items():

@@ -65,8 +65,7 @@ class Support(Transform):
         if isinstance(inner, type(constraints.simplex)):
             y = y.clamp_min(info.eps)
             return y / y.sum(-1, keepdim=True)
-        while isinstance(inner, constraints.independent):
-            inner = inner.base_constraint
+        inner = elementwise(inner)
         lower, upper = getattr(inner, "lower_bound", None), getattr(inner, "upper_bound", None)
         if lower is not None:
             y = y.clamp_min(lower + info.eps * abs(lower) + info.tiny)
@@ -84,6 +83,13 @@ class Support(Transform):
     def inverse_shape(self, shape: torch.Size) -> torch.Size:
         """Shape of x for a shape of y."""
         return self.bijection.inverse_shape(shape)
+
+
+def elementwise(constraint: constraints.Constraint) -> constraints.Constraint:
+    """Returns the constraint of the elements where one is declared for whole events."""
+    while isinstance(constraint, constraints.independent):
+        constraint = constraint.base_constraint
+    return constraint
 
 
 def with_support(transform: Transform, constraint: constraints.Constraint) -> Compose:

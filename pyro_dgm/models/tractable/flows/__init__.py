@@ -1,8 +1,7 @@
 """Normalizing flows: exact densities by invertible maps.
 
 Choose by the direction that must be cheap: :class:`RealNVP` and coupling :class:`NSF` both, :class:`MAF` and
-autoregressive
-:class:`NSF` the density, :class:`IAF` sampling. :class:`NormalizingFlow` takes layers of your own.
+autoregressive :class:`NSF` the density, :class:`IAF` sampling. :class:`NormalizingFlow` takes layers of your own.
 """
 
 from .affine import IAF, MAF, NICE, RealNVP

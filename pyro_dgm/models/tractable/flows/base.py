@@ -18,6 +18,7 @@ from torch.distributions import constraints
 
 from ....distributions import Flow
 from ....transforms import Compose, Standardize, Support, Transform, as_transform
+from ....transforms.support import elementwise
 from ...base import TractableModel
 
 Layers = Sequence[Transform]
@@ -49,9 +50,7 @@ class FlowModel(TractableModel):
         (latent,) = Compose(ends).inverse_shape(self.event_shape)
         ends = [Standardize(latent), *ends] if standardize else ends
         learned = Compose(list(layers(latent)))
-        image = learned.codomain
-        while isinstance(image, constraints.independent):
-            image = image.base_constraint
+        image = elementwise(learned.codomain)
         if not isinstance(image, type(constraints.real)):
             raise ValueError(f"transforms: expected layers from reals to reals, got {image}; say support=... instead")
         self.transform = Compose([*learned.transforms, *ends])

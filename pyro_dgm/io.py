@@ -7,7 +7,6 @@ so nothing is ever executed from a file.
 
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from . import models, transforms
+from . import _archive, models, transforms
 from ._config import Configured
 from ._version import __version__
 from .models.base import GenerativeModel
@@ -45,6 +44,7 @@ def save(model: GenerativeModel, path: str | os.PathLike) -> None:
 
     Raises:
         ValueError: If the model holds a module of your own, which cannot be built again from a file.
+        OSError: If the file cannot be written.
 
     Example:
         >>> import tempfile, pyro_dgm
@@ -63,17 +63,7 @@ def save(model: GenerativeModel, path: str | os.PathLike) -> None:
             "pyro_dgm.load(path, into=model)"
         ) from None
     content = {"format": _FORMAT, "version": __version__, "model": description, "state": model.state_dict()}
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    _archive.write(content, Path(path))
 
 
 def load(
@@ -130,24 +120,9 @@ def _compare(model: nn.Module, rebuilt: nn.Module) -> None:
 
 
 def _read(path: Path, device: torch.device | str) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    try:
-        with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()  # torch does not verify the checksums of an archive
-        if broken is not None:
-            raise ValueError(f"wrong checksum of {broken}")
-        content = torch.load(path, map_location=device, weights_only=True)
-    except PermissionError:
-        raise
-    except Exception as error:  # a damaged archive can fail anywhere in the reader
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"{path}: expected a file written by pyro_dgm.save, got a damaged or foreign one ({first}); "
-            "nothing in it was executed"
-        ) from error
-    if not isinstance(content, dict) or (content.get("format") == _FORMAT and not {"model", "state"} <= content.keys()):
-        raise ValueError(f"{path}: expected a file written by pyro_dgm.save, got a {type(content).__name__}")
+    content = _archive.read(path, device, "pyro_dgm.save")
+    if content.get("format") == _FORMAT and not {"model", "state"} <= content.keys():
+        raise ValueError(f"{path}: expected a file written by pyro_dgm.save, got one without a model or its state")
     return content
 
 

@@ -16,6 +16,7 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from ..nn import at_least_float32, leave_autocast
 from .promise import Density
 
 
@@ -98,28 +99,43 @@ class Marginal(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Returns the importance-weighted bound in nats, with shape ``sample_shape + batch_shape``."""
-        if self._validate_args:
-            self._validate_sample(value)
-        q = self.prior if self.posterior is None else self.posterior(value)
-        shape = torch.broadcast_shapes(value.shape[: value.dim() - self.event_dim], self.batch_shape)
-        step = min(max(1, self.chunk_size // max(1, shape.numel())), self.num_particles)
+        q = self.proposal(value)
+        step = min(max(1, self.chunk_size // max(1, q.batch_shape.numel())), self.num_particles)
         total: Tensor | None = None
         for done in range(0, self.num_particles, step):
-            log_w = self._log_weights(value, q.expand(shape), min(step, self.num_particles - done))
-            log_w = log_w.logsumexp(0)
+            log_likelihood, log_ratio = self.terms(value, q, (min(step, self.num_particles - done),))
+            log_w = (log_likelihood + log_ratio).logsumexp(0)
             total = log_w if total is None else torch.logaddexp(total, log_w)
         return total - math.log(self.num_particles)
 
-    def _log_weights(self, x: Tensor, q: Distribution, particles: int) -> Tensor:
-        """Returns log p(x | z) + log p(z) - log q(z | x) with shape ``(particles,) + batch``."""
+    def proposal(self, value: Tensor) -> Distribution:
+        """Returns q(z | x) with the batch shape ``sample_shape + batch_shape`` of the data."""
+        if self._validate_args:
+            self._validate_sample(value)
+        q = self.prior if self.posterior is None else self.posterior(value)
+        return q.expand(torch.broadcast_shapes(value.shape[: value.dim() - self.event_dim], self.batch_shape))
+
+    def terms(self, value: Tensor, q: Distribution, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        """Returns log p(x | z) and log p(z) - log q(z | x) at draws of z, with shape ``sample_shape + batch``.
+
+        Args:
+            value: Data x, with shape ``batch + event_shape``.
+            q: Their proposal.
+            sample_shape: Shape of the draws per datum.
+
+        Raises:
+            NotImplementedError: If the gradient is asked for and q draws without reparameterisation.
+        """
+        sample_shape = torch.Size(sample_shape)
         if hasattr(q, "rsample_and_log_prob"):
-            z, log_q = q.rsample_and_log_prob((particles,))
+            z, log_q = q.rsample_and_log_prob(sample_shape)
         else:
-            z = q.rsample((particles,)) if q.has_rsample else q.sample((particles,))
+            z = leave_autocast(q.rsample(sample_shape) if q.has_rsample else q.sample(sample_shape))
             log_q = q.log_prob(z)
             if log_q.requires_grad and not q.has_rsample:
                 raise NotImplementedError(
                     f"log_prob: its gradient would be wrong, since {type(q).__name__} draws z without "
                     "reparameterisation; train with ELBO(), and evaluate under torch.no_grad()"
                 )
-        return self.likelihood(z).log_prob(x) + self.prior.log_prob(z) - log_q
+        log_likelihood, log_prior = self.likelihood(z).log_prob(value), self.prior.log_prob(z)
+        return at_least_float32(log_likelihood), at_least_float32(log_prior) - at_least_float32(log_q)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn import functional as F
 
-from ..nn import Parameters
+from ..nn import Parameters, leave_autocast
 from .base import TractableModel
 
 
@@ -79,7 +79,7 @@ class DiagonalNormal(TractableModel):
         self.min_scale = min_scale
 
     def _distribution(self, context: Tensor | None) -> dist.TorchDistribution:
-        theta = self.network(context)
+        theta = leave_autocast(self.network(context))
         loc, raw = theta.chunk(2, -1) if self.raw_scale is None else (theta, self.raw_scale)
         scale = self.min_scale + F.softplus(raw + math.log(math.expm1(1 - self.min_scale)))
         loc, scale = (t.reshape(t.shape[:-1] + self.event_shape) for t in (loc, scale.expand_as(loc)))
@@ -115,6 +115,6 @@ class IndependentBernoulli(TractableModel):
         self.network = network or Parameters(size, context, hidden_features, activation, zero=False)
 
     def _distribution(self, context: Tensor | None) -> dist.TorchDistribution:
-        logits = self.network(context)
+        logits = leave_autocast(self.network(context))
         logits = logits.reshape(logits.shape[:-1] + self.event_shape)
         return dist.Bernoulli(logits=logits).to_event(len(self.event_shape))

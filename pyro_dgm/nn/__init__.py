@@ -9,5 +9,15 @@ addition, and nothing is concatenated or copied.
 
 from .masked import MaskedLinear, MaskedMLP
 from .mlp import MLP, Parameters, zero_
+from .precision import at_least_float32, leave_autocast, without_autocast
 
-__all__ = ["MLP", "MaskedLinear", "MaskedMLP", "Parameters", "zero_"]
+__all__ = [
+    "MLP",
+    "MaskedLinear",
+    "MaskedMLP",
+    "Parameters",
+    "at_least_float32",
+    "leave_autocast",
+    "without_autocast",
+    "zero_",
+]

@@ -13,6 +13,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from .precision import leave_autocast
+
 
 def zero_(linear: nn.Linear) -> nn.Linear:
     """Sets a layer's weight and bias to zero in place, so that what it parametrises starts at its neutral."""
@@ -99,4 +101,4 @@ class Parameters(nn.Module):
 
     def forward(self, context: Tensor | None = None) -> Tensor:
         """Returns the parameters, with shape (size,) when free, else ``context.shape[:-1] + (size,)``."""
-        return self.network(context) if "network" in self._modules else self.value
+        return leave_autocast(self.network(context)) if "network" in self._modules else self.value

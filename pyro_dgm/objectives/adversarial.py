@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..models.base import ImplicitModel
+from ..nn import at_least_float32, leave_autocast, without_autocast
 from .base import Objective, Player, unique_parameters
 
 
@@ -78,7 +79,8 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
     r"""Returns the mean of :math:`(\|\nabla_u D(u)\| - 1)^2` at random points between data and samples.
 
     Gulrajani, Ahmed, Arjovsky, Dumoulin and Courville, Improved Training of Wasserstein GANs, 2017,
-    arXiv:1704.00028. It is computed in float32 at least, and can be differentiated.
+    arXiv:1704.00028. It is computed in float32 at least, the critic within it too (near norm 1, where training holds
+    it, a bfloat16 critic puts the penalty's gradient wrong by a tenth), and can be differentiated.
 
     Args:
         critic: Maps (*, *event) to scores (*).
@@ -86,12 +88,13 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
         fake: Samples, with the same shape.
         event_dim: Number of event dimensions.
     """
+    real, fake = leave_autocast(real), leave_autocast(fake)
     t = torch.rand(real.shape[: real.dim() - event_dim], dtype=real.dtype, device=real.device)
     t = t[(...,) + (None,) * event_dim]
-    with torch.enable_grad():
+    with torch.enable_grad(), without_autocast(real):
         u = (t * real + (1 - t) * fake).detach().requires_grad_()
         (gradient,) = torch.autograd.grad(critic(u).sum(), u, create_graph=True)
-    gradient = gradient.flatten(-event_dim).to(torch.promote_types(gradient.dtype, torch.float32))
+    gradient = at_least_float32(gradient.flatten(-event_dim))
     return ((gradient.square().sum(-1) + 1e-12).sqrt() - 1).square().mean()
 
 

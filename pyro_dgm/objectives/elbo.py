@@ -15,10 +15,12 @@ import pyro
 import torch
 from pyro.infer import Trace_ELBO
 from pyro.infer.elbo import ELBO as PyroELBO
+from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
-from ..models.base import GenerativeModel
+from ..distributions import Marginal
+from ..models.base import ApproximateModel, GenerativeModel, TractableModel
 from .base import Objective, num_data
 
 
@@ -61,9 +63,10 @@ class ELBO(Objective):
     """The negative evidence lower bound in mean nats per datum.
 
     Args:
-        estimator: One of Pyro's ELBOs, e.g. ``pyro.infer.TraceMeanField_ELBO(num_particles=2)``;
-            ``Trace_ELBO()`` when ``None``. It must have a ``differentiable_loss``; for the importance-weighted
-            bound give the model ``num_particles`` and use :class:`NegativeLogLikelihood`.
+        estimator: One of Pyro's ELBOs, e.g. ``pyro.infer.TraceMeanField_ELBO(num_particles=2)``, which runs the
+            model's programs. ``None`` is ``Trace_ELBO()``, computed straight from the distributions of a model that is
+            nothing more (no random weights, a reparameterised posterior). It must have a ``differentiable_loss``; for
+            the importance-weighted bound give the model ``num_particles`` and use :class:`NegativeLogLikelihood`.
         kl_weight: The weight of log p(z) - log q(z | x): a number, or a module without arguments such as
             :class:`LinearWarmup`.
 
@@ -82,18 +85,37 @@ class ELBO(Objective):
                 f"{type(estimator).__name__}; for the importance-weighted bound use NegativeLogLikelihood and a model "
                 "with num_particles"
             )
-        self.estimator = estimator or Trace_ELBO()
+        self.estimator = estimator
         self.kl_weight = kl_weight
 
     def loss_of(self, model: Any, guide: Any, *batch: Any, **settings: Any) -> Tensor:
-        """Runs Pyro's estimator on the model's pair of programs, and divides by the number of data."""
-        n = settings.get("data_size") or num_data(model, batch[0])
+        """Returns the bound per datum, from the model's distributions or by Pyro's estimator of its programs."""
         weight = self.kl_weight() if isinstance(self.kl_weight, nn.Module) else self.kl_weight
+        if self.estimator is None and not settings and _is_plain(model):
+            x, p = batch[0], model(*batch[1:])
+            if not isinstance(p, Marginal):
+                return -p.log_prob(x).mean()
+            q = p.proposal(x)
+            if q.has_rsample:
+                log_likelihood, log_ratio = p.terms(x, q)
+                return -(log_likelihood + weight * log_ratio).mean()
+        return self._by_programs(model, guide, weight, *batch, **settings)
+
+    def _by_programs(self, model: Any, guide: Any, weight: Tensor | float, *batch: Any, **settings: Any) -> Tensor:
+        n = settings.get("data_size") or num_data(model, batch[0])
+        estimator = self.estimator or Trace_ELBO()
         programs = (model.model, model.guide) if isinstance(model, GenerativeModel) else (model, guide)
         if not (isinstance(weight, float | int) and weight == 1):
             programs = tuple(_WeighLatents(weight)(program) for program in programs)
         if not isinstance(model, GenerativeModel):
-            return self.estimator.differentiable_loss(*programs, *batch, **settings) / n
+            return estimator.differentiable_loss(*programs, *batch, **settings) / n
         # The parameters belong to the module; Pyro's global store need not hear of them.
         with pyro.get_param_store().scope():
-            return self.estimator.differentiable_loss(*programs, *batch, **settings) / n
+            return estimator.differentiable_loss(*programs, *batch, **settings) / n
+
+
+def _is_plain(model: Any) -> bool:
+    """Whether a model is nothing but its distributions: of this package's families, no weight of it having a prior."""
+    if not isinstance(model, TractableModel | ApproximateModel):
+        return False
+    return not any(module._pyro_samples for module in model.modules() if isinstance(module, PyroModule))

@@ -1,8 +1,22 @@
-"""Training: ``fit`` learns a model, or minimises any loss module, and returns the history of doing so."""
+"""Training: ``fit`` learns a model, or minimises any loss module, and returns the history of doing so.
+
+``trace`` makes one graph of a loss and its gradient; ``fit`` does that by itself.
+"""
 
 from .fit import fit
 from .history import History
 from .loop import NonFiniteError
-from .schedules import one_cycle
+from .schedules import one_cycle, warmup_constant, warmup_cosine
+from .tracing import Traced, UntraceableError, trace
 
-__all__ = ["History", "NonFiniteError", "fit", "one_cycle"]
+__all__ = [
+    "History",
+    "NonFiniteError",
+    "Traced",
+    "UntraceableError",
+    "fit",
+    "one_cycle",
+    "trace",
+    "warmup_constant",
+    "warmup_cosine",
+]

@@ -3,21 +3,23 @@
 Tensors and numpy arrays are checked whole, once, and stay on the device, where a batch is one ``index_select`` by a
 shuffled index; there are no workers to start and nothing is copied per step.
 
-A ``Dataset`` or ``DataLoader`` yields x or (x, context), and its first 10,000 data are checked.
+A ``Dataset`` or ``DataLoader`` yields x or (x, context), and its first 10,000 data are checked. A dataset's items are
+taken in this process, in an order of ours; workers, another order or other batches are what a ``DataLoader`` is for.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 from torch.utils.data.dataloader import default_collate
 
 from ..models.base import GenerativeModel
 
 Batch = tuple[Tensor, ...]
+Source = Batch | Dataset | DataLoader
 
 
 def check(batch: Batch, model: nn.Module, name: str = "x") -> None:
@@ -87,55 +89,126 @@ def dtype_of(module: nn.Module) -> torch.dtype:
 
 
 class Batches:
-    """Batches of tensors, or of whatever a loader gives, on a device.
+    """Batches of tensors, of a ``Dataset``'s items, or of whatever a loader gives, on a device.
+
+    The order of tensors and datasets is global: a batch is shared out among the processes of a distributed run, so the
+    same data make a step whatever their number. Tensors live on the device where they fit; where they do not, they stay
+    in the host's memory and batches are copied from pinned memory while the device computes.
 
     Args:
-        source: A tuple of tensors with one row per datum, or a ``DataLoader``.
-        batch_size: Rows per batch of tensors; a loader has its own.
+        source: A tuple of tensors with one row per datum, a ``Dataset``, or a ``DataLoader``.
+        batch_size: Data per batch, over all processes; a loader has its own.
         device: Where batches go.
         generator: The order's randomness; ``None`` for the order given.
+        rank: This process.
+        world_size: Number of processes.
     """
 
     def __init__(
         self,
-        source: Batch | DataLoader,
+        source: Source,
         batch_size: int,
         device: torch.device,
         generator: torch.Generator | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
-        if isinstance(source, tuple):
+        if isinstance(source, tuple) and _fits(source, device):
             source = tuple(t.to(device) for t in source)
         self.source, self.batch_size, self.device, self.generator = source, batch_size, device, generator
+        self.rank, self.world_size = rank, world_size
+        sampler = getattr(source, "sampler", None)
+        if world_size > 1 and isinstance(source, DataLoader) and not isinstance(sampler, DistributedSampler):
+            raise ValueError(
+                f"x: expected tensors, a Dataset, or a DataLoader with a DistributedSampler on {world_size} processes, "
+                f"got a DataLoader with a {type(sampler).__name__}, which gives every process the same data"
+            )
 
     def __len__(self) -> int:
-        if isinstance(self.source, tuple):
-            return -(-len(self.source[0]) // self.batch_size)
-        return len(self.source)
+        if isinstance(self.source, DataLoader):
+            return len(self.source)
+        return -(-self.rows // self.batch_size)
+
+    @property
+    def rows(self) -> int:
+        """Number of data, those of a loader as its dataset counts them."""
+        source = self.source.dataset if isinstance(self.source, DataLoader) else self.source
+        return len(source[0]) if isinstance(source, tuple) else len(source)
+
+    @property
+    def share_size(self) -> int | None:
+        """Data in this process's part of a full batch; ``None`` if only the loader knows."""
+        if isinstance(self.source, DataLoader):
+            return self.source.batch_size
+        return -(-min(self.batch_size, self.rows) // self.world_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        if not isinstance(self.source, tuple):
-            for batch in self.source:
-                yield tuple(t.to(self.device, non_blocking=True) for t in as_tuple(batch))
+        return self.epoch()
+
+    def epoch(self, number: int = 0, skip: int = 0, after_skip: Callable[[], None] | None = None) -> Iterator[Batch]:
+        """Iterates over the data once.
+
+        Args:
+            number: The epoch, for the order of a ``DistributedSampler``.
+            skip: Batches to leave out at the beginning, when a run goes on in the middle of an epoch.
+            after_skip: Called when they have been left out.
+        """
+        if isinstance(self.source, DataLoader):
+            yield from self._loaded(number, skip, after_skip)
             return
-        n = len(self.source[0])
         if self.generator is None:
-            for start in range(0, n, self.batch_size):
-                yield tuple(t[start : start + self.batch_size] for t in self.source)
-            return
-        order = torch.randperm(n, generator=self.generator, device="cpu").to(self.device)
-        for index in order.split(self.batch_size):
-            yield tuple(t.index_select(0, index) for t in self.source)
+            order = torch.arange(self.rows, device="cpu")
+        else:
+            order = torch.randperm(self.rows, generator=self.generator, device="cpu")
+        resident = isinstance(self.source, tuple) and self.source[0].device == self.device
+        order = order.to(self.device) if resident else order
+        if after_skip is not None:
+            after_skip()
+        for index in order.split(self.batch_size)[skip:]:
+            share = self._share(index)
+            if len(share):
+                yield self._take(share)
+
+    def _share(self, index: Tensor) -> Tensor:
+        """This process's part of a batch; in training all get as many, the first data repeated to make that so."""
+        if self.world_size == 1 or self.generator is None:
+            return index[self.rank :: self.world_size]
+        each = -(-len(index) // self.world_size)
+        index = index.repeat(-(-each * self.world_size // len(index)))[: each * self.world_size]
+        return index[self.rank :: self.world_size]
+
+    def _take(self, index: Tensor) -> Batch:
+        if not isinstance(self.source, tuple):
+            items = as_tuple(default_collate([self.source[i] for i in index.tolist()]))
+            return tuple(t.to(self.device) for t in items)
+        batch = tuple(t.index_select(0, index) for t in self.source)
+        if batch[0].device == self.device:
+            return batch
+        return tuple(t.pin_memory().to(self.device, non_blocking=True) for t in batch)
+
+    def _loaded(self, number: int, skip: int, after_skip: Callable[[], None] | None = None) -> Iterator[Batch]:
+        if isinstance(self.source.sampler, DistributedSampler):
+            self.source.sampler.set_epoch(number)
+        batches = iter(self.source)
+        for _ in range(skip):
+            next(batches)
+        if after_skip is not None:
+            after_skip()
+        for batch in batches:
+            yield tuple(t.to(self.device, non_blocking=True) for t in as_tuple(batch))
 
     def head(self, rows: int) -> Batch:
-        """Returns all rows of tensors, or the first batches of a loader until there are as many rows.
+        """Returns all rows of tensors, or the first data of another source, at most as many rows.
 
         Raises:
             ValueError: If a loader gives no batch at all.
         """
         if isinstance(self.source, tuple):
             return self.source
+        if not isinstance(self.source, DataLoader):
+            return self._take(torch.arange(min(rows, self.rows), device="cpu"))
         found: list[Batch] = []
-        for batch in self:
+        for batch in self._loaded(0, 0):
             found.append(batch)
             if sum(len(b[0]) for b in found) >= rows:
                 break
@@ -146,22 +219,26 @@ class Batches:
         return tuple(torch.cat(parts) for parts in zip(*found, strict=True))
 
 
+def _fits(tensors: Batch, device: torch.device) -> bool:
+    """Whether tensors take at most half of the device's free memory."""
+    if device.type != "cuda":
+        return True
+    needed = sum(t.numel() * t.element_size() for t in tensors if t.device != device)
+    return needed <= torch.cuda.mem_get_info(device)[0] / 2
+
+
 def as_tuple(batch: Any) -> Batch:
     """Returns a loader's batch as a tuple of tensors."""
     return tuple(batch) if isinstance(batch, tuple | list) else (batch,)
 
 
-def as_source(
-    x: Any, context: Any, dtype: torch.dtype, batch_size: int, generator: torch.Generator | None, label: str = "x"
-) -> Batch | DataLoader:
-    """Returns a tuple of tensors where the data are at hand, else a loader.
+def as_source(x: Any, context: Any, dtype: torch.dtype, label: str = "x") -> Source:
+    """Returns a tuple of tensors where the data are at hand, else the ``Dataset`` or loader that was given.
 
     Args:
         x: A tensor, numpy array, sequence of numbers, ``Dataset`` or ``DataLoader``.
         context: The same kind as x, or ``None``.
         dtype: What numpy's floating-point arrays become; tensors keep theirs.
-        batch_size: For a ``Dataset``.
-        generator: For shuffling a ``Dataset``; ``None`` keeps its order.
         label: What to call x in errors.
 
     Raises:
@@ -180,9 +257,7 @@ def as_source(
             raise ValueError(
                 "context: expected None beside a Dataset or DataLoader, which yields pairs (x, context) itself"
             )
-        if isinstance(x, DataLoader):
-            return x
-        return DataLoader(x, batch_size, shuffle=generator is not None, generator=generator, collate_fn=default_collate)
+        return x
     other = "context" if label == "x" else f"{label}'s context"
     tensors = tuple(_as_tensor(t, name, dtype) for t, name in ((x, label), (context, other)) if t is not None)
     if len(tensors) == 2 and len(tensors[0]) != len(tensors[1]):
@@ -203,7 +278,7 @@ def _as_tensor(value: Any, name: str, dtype: torch.dtype) -> Tensor:
     )
 
 
-def split(source: Batch | DataLoader, fraction: float, generator: torch.Generator) -> tuple[Batch, Batch]:
+def split(source: Source, fraction: float, generator: torch.Generator) -> tuple[Batch, Batch]:
     """Splits tensors at random into a training and a validation part.
 
     Raises:

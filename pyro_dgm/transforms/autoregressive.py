@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..nn import MaskedMLP
+from ..nn import MaskedMLP, leave_autocast
 from .base import Pass, Transform
 from .univariate import Affine, Univariate
 
@@ -51,13 +51,16 @@ class MaskedAutoregressive(Transform):
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Transforms all features in one pass."""
-        y, ladj = self.univariate.forward_and_ladj(x, self.conditioner(x, context))
+        y, ladj = self.univariate.forward_and_ladj(x, self._theta(x, context))
         return y, ladj.sum(-1)
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
         """Restores the features one after another, each given those before it."""
         x = torch.zeros_like(y)
         for i in range(self.order.shape[0]):
-            candidate, ladj = self.univariate.inverse_and_ladj(y, self.conditioner(x, context))
+            candidate, ladj = self.univariate.inverse_and_ladj(y, self._theta(x, context))
             x = torch.where(self.order == i, candidate, x)
         return x, ladj.sum(-1)
+
+    def _theta(self, x: Tensor, context: Tensor | None) -> Tensor:
+        return leave_autocast(self.conditioner(x, context))

@@ -18,6 +18,7 @@ from torch.distributions import ComposeTransform, constraints
 from torch.distributions import Transform as TorchTransform
 from torch.distributions.transforms import _InverseTransform
 
+from ..nn import leave_autocast, without_autocast
 from .base import Pass, Transform, sum_ladj
 
 
@@ -25,7 +26,8 @@ class Foreign(Transform):
     """A transform of Pyro's or torch's, conditional or not, under this contract; made by :func:`as_transform`.
 
     Its identity caches are emptied around every pass, so it gives no stale density after an optimizer
-    step, can be scored twice on one tensor and can be copied; its context broadcasts like ours.
+    step, can be scored twice on one tensor and can be copied; its context broadcasts like ours. Under autocast it keeps
+    full precision altogether, since where its networks end is known to itself alone.
     """
 
     def __init__(self, transform: TorchTransform | ConditionalTransform) -> None:
@@ -43,21 +45,25 @@ class Foreign(Transform):
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Calls the transform, then asks for its log-determinant."""
-        x, t = self._bind(x, context)
-        y = t(x)
-        return y, _forget(t.log_abs_det_jacobian(x, y), t, self.transform)
+        x, context = leave_autocast(x), context if context is None else leave_autocast(context)
+        with without_autocast(x):
+            x, t = self._bind(x, context)
+            y = t(x)
+            return y, _forget(t.log_abs_det_jacobian(x, y), t, self.transform)
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
         """Calls the inverse, then asks for its log-determinant."""
-        y, t = self._bind(y, context)
-        try:
-            x = t.inv(y)
-        except (KeyError, NotImplementedError) as error:
-            raise NotImplementedError(
-                f"{type(t).__name__} cannot be inverted, so it cannot score data: use it to sample a guide (there are "
-                "Coupling and MaskedAutoregressive for data)"
-            ) from error
-        return x, -_forget(t.log_abs_det_jacobian(x, y), t, self.transform)
+        y, context = leave_autocast(y), context if context is None else leave_autocast(context)
+        with without_autocast(y):
+            y, t = self._bind(y, context)
+            try:
+                x = t.inv(y)
+            except (KeyError, NotImplementedError) as error:
+                raise NotImplementedError(
+                    f"{type(t).__name__} cannot be inverted, so it cannot score data: use it to sample a guide (there "
+                    "are Coupling and MaskedAutoregressive for data)"
+                ) from error
+            return x, -_forget(t.log_abs_det_jacobian(x, y), t, self.transform)
 
     def _bind(self, value: Tensor, context: Tensor | None) -> tuple[Tensor, TorchTransform]:
         for name in self._tensors:  # saved and moved as buffers, used by the transform as its own

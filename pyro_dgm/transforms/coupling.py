@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..nn import MLP, Parameters
+from ..nn import MLP, Parameters, leave_autocast
 from .base import Pass, Transform, check_width
 from .univariate import Affine, Univariate
 
@@ -100,7 +100,7 @@ class Coupling(Transform):
         return torch.cat([x_a.expand(*x_b.shape[:-1], -1), x_b], -1).index_select(-1, self.restore)
 
     def _theta(self, y_a: Tensor, context: Tensor | None) -> Tensor:
-        return self.conditioner(y_a, context).unflatten(-1, (-1, self.univariate.size))
+        return leave_autocast(self.conditioner(y_a, context)).unflatten(-1, (-1, self.univariate.size))
 
     def _own(self, context: Tensor | None) -> Tensor:
         return self.own(context).unflatten(-1, (-1, self.univariate.size))

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ..nn import Parameters
+from ..nn import Parameters, at_least_float32, without_autocast
 from .base import Pass, Transform, check_width
 
 
@@ -65,9 +65,8 @@ class LULinear(Transform):
         self.features = features
         self.entries = Parameters(features * (features + 1), context)
 
-    def _factors(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        entries = self.entries(context)
-        entries = entries.to(torch.promote_types(entries.dtype, torch.float32))  # no triangular solve in half precision
+    def _factors(self, entries: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        entries = at_least_float32(entries)  # there is no triangular solve in half precision
         entries = entries.unflatten(-1, (self.features + 1, self.features))
         matrix, bias = entries[..., :-1, :], entries[..., -1, :]
         log_diagonal = matrix.diagonal(dim1=-2, dim2=-1)
@@ -76,19 +75,21 @@ class LULinear(Transform):
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Multiplies by U, then by L."""
-        lower, upper, bias, log_diagonal = self._factors(context)
-        with torch.autocast(x.device.type, enabled=False):
+        entries = self.entries(context)
+        lower, upper, bias, log_diagonal = self._factors(entries)
+        with without_autocast(x):
             y = (lower @ (upper @ x.to(lower).unsqueeze(-1))).squeeze(-1) + bias
-        return y, log_diagonal.sum(-1)
+        return y.to(entries.dtype), log_diagonal.sum(-1)
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
         """Solves with L, then with U."""
-        lower, upper, bias, log_diagonal = self._factors(context)
-        with torch.autocast(y.device.type, enabled=False):
+        entries = self.entries(context)
+        lower, upper, bias, log_diagonal = self._factors(entries)
+        with without_autocast(y):
             x = (y.to(lower) - bias).unsqueeze(-1)
             x = torch.linalg.solve_triangular(lower, x, upper=False, unitriangular=True)
             x = torch.linalg.solve_triangular(upper, x, upper=True).squeeze(-1)
-        return x, -log_diagonal.sum(-1)
+        return x.to(entries.dtype), -log_diagonal.sum(-1)
 
 
 class ActNorm(Transform):

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ...distributions import Pushforward
-from ...nn import MLP
+from ...nn import MLP, at_least_float32, leave_autocast
 from ...transforms import Support
 from ..base import ImplicitModel
 
@@ -72,11 +72,11 @@ class GAN(ImplicitModel):
 
     def generate(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns G(z, c), with shape (*, *event_shape), for z with shape (*, latent_features)."""
-        return self.generator(z) if context is None else self.generator(z, context)
+        return leave_autocast(self.generator(z) if context is None else self.generator(z, context))
 
     def score(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the critic's score D(x, c), with shape (*), for x with shape (*, *event_shape)."""
-        score = self.critic(x) if context is None else self.critic(x, context)
+        score = at_least_float32(self.critic(x) if context is None else self.critic(x, context))
         return score.squeeze(-1) if score.dim() > x.dim() - len(self.event_shape) else score
 
 
@@ -97,7 +97,7 @@ class _DefaultGenerator(nn.Module):
         self.event_shape = event_shape
 
     def forward(self, z: Tensor, context: Tensor | None = None) -> Tensor:
-        x = self.network(z, context)
+        x = leave_autocast(self.network(z, context))
         x = x if self.into_support is None else self.into_support(x)
         return x.unflatten(-1, self.event_shape)
 

@@ -1,0 +1,175 @@
+"""What ``fit`` puts together before the first step.
+
+A model becomes a loss (:func:`bind`), the loss a game of players that own parameters wherever those live
+(:func:`make_game`), and the game a loop in which every player has an optimizer, a schedule and a way to step
+(:func:`make_loop`), traced or not (:func:`make_tracing`). :func:`signature_of` says what a checkpoint has to fit.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ..models.base import GenerativeModel
+from ..objectives import Objective, Player
+from ..objectives.base import BoundObjective, unique_parameters
+from .compilation import FEWEST_STEPS, inductor, inductor_if_it_repays
+from .data import Batch, Batches, Source
+from .launch import Launch
+from .loop import Loop
+from .moves import Direct, Game, Hooked, Move, Tracing, replayed
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+MakeSchedule = Callable[[Optimizer, int], LRScheduler]
+Compile = Literal["auto"] | bool
+
+
+def bind(model: nn.Module, objective: Objective | None) -> nn.Module:
+    """Returns the loss module: a generative model under its objective, or what is a loss already."""
+    if not isinstance(model, nn.Module):
+        raise ValueError(
+            f"model: expected a generative model or a module from a batch to a loss, got {type(model).__name__}"
+        )
+    if isinstance(model, GenerativeModel):
+        return (objective or model.objective())(model)
+    if objective is not None:
+        raise ValueError(
+            f"objective: expected None for a {type(model).__name__}, which is taken as a loss already; "
+            "bind an objective to a model yourself: objective(model)"
+        )
+    return model
+
+
+def target_of(model: nn.Module) -> nn.Module:
+    """Returns the generative model where there is one, else the loss module."""
+    return model.model if isinstance(model, BoundObjective) and isinstance(model.model, nn.Module) else model
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Returns the device of the first parameter or buffer."""
+    first = next((*module.parameters(), *module.buffers()).__iter__(), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def is_initialized(model: GenerativeModel) -> bool:
+    """Whether what depends on data has been fitted already."""
+    return all(bool(flag) for name, flag in model.named_buffers() if name.endswith("initialized"))
+
+
+def make_game(module: nn.Module, batch: Batch, optimizer: Any, held: Source | None) -> Game:
+    """Returns the game that is to be trained, its players checked against the settings."""
+    owners: list[nn.Module] = []
+    stored: dict[str, nn.Parameter] = {}
+    if isinstance(module, BoundObjective):
+        players = module.players
+    else:
+        owners = [o for part in ("model", "guide") if isinstance(o := _owner(module, part), nn.Module)]
+        stored = _first_call(module, batch, [module, *owners])
+        parameters = (*unique_parameters([module, *owners]), *stored.values())
+        players = [Player("loss", parameters, module)]
+    names = [player.name for player in players]
+    if not all(player.parameters for player in players):
+        raise ValueError(f"model: expected trainable parameters, {type(module).__name__} has none for some player")
+    if isinstance(optimizer, Mapping) and set(optimizer) != set(names):
+        raise ValueError(f"optimizer: expected one for each of the players {names}, got {list(optimizer)}")
+    if held is not None and len(players) > 1:
+        raise ValueError(
+            "validation: the losses of an adversarial game do not measure progress; expected None, and a callback "
+            "that compares samples with held-out data (evaluation.c2st) instead"
+        )
+    return Game(module, players, stored, owners)
+
+
+def _owner(module: nn.Module, part: str) -> Any:
+    """The object whose method a Pyro program is (``vae.model``)."""
+    return getattr(getattr(module, part, None), "__self__", None)
+
+
+def _first_call(module: nn.Module, batch: Batch, owners: Sequence[nn.Module]) -> dict[str, nn.Parameter]:
+    """Calls a loss once, which may create parameters; returns those in Pyro's store that no module owns, by name."""
+    with torch.no_grad(), poutine.trace(param_only=True) as capture:
+        module(*batch)
+    owned = {id(p) for owner in owners for p in owner.parameters()}
+    store, found = pyro.get_param_store(), {}
+    leaves = dict(store.named_parameters())
+    for name in capture.trace.param_nodes:
+        if name not in leaves or id(leaves[name]) in owned:
+            continue
+        leaf = leaves[name]
+        if not isinstance(leaf, nn.Parameter):  # a module can own it then; the store goes on holding the same numbers
+            leaf = nn.Parameter(leaf.detach())
+            store.set_state({"params": {name: leaf}, "constraints": {name: store.get_state()["constraints"][name]}})
+        found[name] = leaf
+    return found
+
+
+def make_loop(
+    launch: Launch,
+    game: Game,
+    optimizer: MakeOptimizer | Mapping[str, MakeOptimizer] | None,
+    schedule: MakeSchedule | None,
+    clip: float | None,
+    accumulate: int,
+    steps: int,
+    tracing: Tracing | None,
+    after_update: Callable[[], None] | None,
+) -> Loop:
+    """Returns the loop: an optimizer, a schedule and a way to step for every player."""
+    moves: list[Move] = []
+    hooked = launch.distributed or launch.scaler is not None
+    if launch.sharded and len(game.players) > 1:
+        raise ValueError(f"strategy: expected 'ddp' for a game of {len(game.players)} players, got 'fsdp'")
+    for index, player in enumerate(game.players):
+        wrapped = launch.wrap(game, player)
+        if launch.sharded:  # the parameters are others now, shards of those that were
+            player = game.players[index] = Player(player.name, unique_parameters([game]), player.loss)
+        make = optimizer[player.name] if isinstance(optimizer, Mapping) else optimizer
+        optim = make(player.parameters) if make else _adam(player, fused=not launch.sharded)
+        plan = schedule(optim, max(1, steps // player.every)) if schedule else None
+        if hooked:
+            replay = None
+            if tracing is not None and not launch.sharded:
+                game.losses[index], replay = replayed(game, index, launch.autocast, tracing)
+            common = (player, optim, plan, clip, accumulate)
+            moves.append(Hooked(*common, game, wrapped, launch.autocast, launch.scaler, replay))
+        else:
+            moves.append(Direct(player, optim, plan, clip, accumulate, [game], launch.autocast, tracing))
+    fused = all(move.optimizer.param_groups[0].get("fused") for move in moves)
+    check_every = 50 if launch.device.type != "cpu" and fused and launch.scaler is None else 1
+    return Loop(game, moves, launch.device, check_every, after_update)
+
+
+def make_tracing(compile: Compile, steps: int, train: Batches, accumulate: int) -> Tracing | None:
+    """Returns what compiles traces, and batches of how many data; ``None`` if the run is too short to trace."""
+    if compile is False or (compile == "auto" and steps < FEWEST_STEPS):
+        return None
+    rows = train.share_size
+    rows = None if rows is None else -(-rows // accumulate)
+    return (inductor if compile is True else partial(inductor_if_it_repays, steps)), rows
+
+
+def signature_of(launch: Launch, game: Game, train: Batches, held: Batches | None, **settings: Any) -> dict[str, Any]:
+    """Returns what a checkpoint has to agree on with the run that goes on from it."""
+    state = game.state_dict()
+    return {
+        "model": type(target_of(game.module)).__name__,
+        "weights": {name: list(tensor.shape) for name, tensor in state.items()},
+        "dtypes": sorted({str(tensor.dtype) for tensor in state.values()}),
+        "players": [player.name for player in game.players],
+        "training data": train.rows,
+        "validation data": 0 if held is None else held.rows,
+        "batches": len(train),
+        **settings,
+    }
+
+
+def _adam(player: Player, fused: bool) -> Optimizer:
+    parameters: list[Tensor] = list(player.parameters)
+    fusible = fused and all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+    return Adam(parameters, **{"lr": 1e-3, **player.adam}, fused=fusible)

@@ -1,0 +1,76 @@
+r"""When a run is compiled, and by what.
+
+Inductor turns the graph of a traced step (:mod:`pyro_dgm.training.tracing`) into C++ or GPU kernels. That takes
+seconds, and saves Python's and autograd's cost of every operation from then on, so with n operations in the graph it
+pays after
+
+.. math::
+    \text{steps} > \frac{a + b\, n}{s\, n}
+
+steps, where a graph takes about :math:`a + b n` seconds to compile and every operation costs :math:`s` seconds less.
+The constants were measured on a CPU (``benchmarks/results/training.md``); the rule looks at nothing that differs
+between two runs, so that a run that is resumed is compiled exactly if it was before.
+"""
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.fx import GraphModule
+
+from .tracing import TensorFunction
+
+COMPILE_SECONDS, COMPILE_SECONDS_PER_OPERATION, SAVED_PER_OPERATION = 5.0, 0.03, 5e-6
+FEWEST_STEPS = round(COMPILE_SECONDS_PER_OPERATION / SAVED_PER_OPERATION)
+
+
+def repays(steps: int, operations: int) -> bool:
+    """Whether compiling a graph of so many operations costs less than it saves in so many steps."""
+    cost = COMPILE_SECONDS + COMPILE_SECONDS_PER_OPERATION * operations
+    return steps * SAVED_PER_OPERATION * operations > cost
+
+
+def inductor(graph: GraphModule, inputs: Sequence[Tensor]) -> TensorFunction:
+    """Compiles a graph for tensors of the shapes of ``inputs``.
+
+    Random numbers are those that the program itself would draw from torch's generator. On a GPU the kernels are
+    recorded as one CUDA graph. If there is nothing to compile with (no C++ compiler), the graph is returned as it is,
+    with a warning.
+    """
+    validation = Distribution._validate_args
+    try:
+        if inputs[0].device.type == "cuda":
+            return _cuda_graph(graph, inputs)
+        import torch._inductor
+
+        with torch.no_grad():
+            return torch._inductor.compile(graph, list(inputs), options={"fallback_random": True})
+    except Exception as error:  # a missing compiler, an operation without a kernel: the graph itself is right
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        warnings.warn(f"training replays its graph without compiling it: {reason}", stacklevel=2)
+        return graph
+    finally:
+        # torch.compile switches the argument checks of torch.distributions off in the whole process
+        Distribution.set_default_validate_args(validation)
+
+
+def inductor_if_it_repays(steps: int, graph: GraphModule, inputs: Sequence[Tensor]) -> TensorFunction:
+    """Compiles a graph if that repays itself in so many steps; else the graph is replayed as it is."""
+    return inductor(graph, inputs) if repays(steps, operations_of(graph)) else graph
+
+
+def operations_of(graph: GraphModule) -> int:
+    """Returns the number of operations in a graph."""
+    return sum(node.op == "call_function" for node in graph.graph.nodes)
+
+
+def _cuda_graph(graph: GraphModule, inputs: Sequence[Tensor]) -> TensorFunction:
+    compiled = torch.compile(graph, fullgraph=True, dynamic=False, mode="reduce-overhead")
+
+    def step(*tensors: Tensor) -> Sequence[Tensor]:
+        torch.compiler.cudagraph_mark_step_begin()
+        return compiled(*tensors)
+
+    return step

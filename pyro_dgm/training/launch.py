@@ -1,0 +1,123 @@
+"""The processes of a run: Lightning Fabric starts or joins them, and says which device and precision each has.
+
+A script that calls ``fit(..., devices="auto", strategy="ddp")`` is started by ``torchrun --nproc-per-node=K
+script.py``, on several machines with ``--nnodes`` and ``num_nodes=``; gradients are exchanged by PyTorch's own engine.
+Every process sees the whole of the data and takes its share of each batch; only the first prints and writes.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..objectives import Player
+from .moves import Game, only
+
+STRATEGIES = ("auto", "ddp", "fsdp")
+
+
+class Launch:
+    """A process among those of a run.
+
+    Args:
+        device: Where to train with one process.
+        devices: Processes on this machine, or ``"auto"``: all that the launcher has started, or one per
+            accelerator; ``None`` for one process.
+        strategy: ``"ddp"`` keeps the weights on every device, ``"fsdp"`` shards them; ``"auto"`` is ``"ddp"``
+            where there is more than one process.
+        num_nodes: Machines.
+        precision: Fabric's precision.
+        logger: A logger of Fabric's, a callable, a sequence of them, or ``None``.
+
+    Attributes:
+        device: This process's device.
+        rank: This process.
+        world_size: Number of processes.
+        sharded: Whether weights are sharded.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        devices: int | str | None,
+        strategy: str,
+        num_nodes: int,
+        precision: str | None,
+        logger: Any,
+    ) -> None:
+        if strategy not in STRATEGIES:
+            raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}")
+        loggers = [] if logger is None else list(logger) if isinstance(logger, Sequence) else [logger]
+        self.hearers = [each for each in loggers if not hasattr(each, "log_metrics")]
+        self.fabric = _fabric(device, devices, num_nodes, precision, [o for o in loggers if o not in self.hearers])
+        self.device = self.fabric.device
+        self.rank, self.world_size = self.fabric.global_rank, self.fabric.world_size
+        self.sharded = strategy == "fsdp" and self.world_size > 1
+        self.autocast: Callable[[], Any] = self.fabric.autocast
+        self.scaler: Any = getattr(self.fabric.strategy.precision, "scaler", None)
+
+    @property
+    def distributed(self) -> bool:
+        """Whether there is more than one process."""
+        return self.world_size > 1
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that prints and writes."""
+        return self.rank == 0
+
+    def wrap(self, game: Game, player: Player) -> nn.Module:
+        """Returns the game as a distributed module for one player's parameters, alike on all processes."""
+        if not self.distributed:
+            return game
+        if self.sharded:
+            from torch.distributed.fsdp import fully_shard
+
+            return fully_shard(game)
+        with only(player, game.players):
+            return self.fabric.strategy.setup_module(game)
+
+    def agree(self, value: Any) -> Any:
+        """Returns the first process's value on all of them."""
+        return self.fabric.broadcast(value) if self.distributed else value
+
+    def reduce(self, value: Tensor, by: str) -> Tensor:
+        """Returns the ``"sum"``, ``"mean"`` or ``"max"`` of a tensor over the processes."""
+        return self.fabric.all_reduce(value, reduce_op=by) if self.distributed else value
+
+    def gather(self, value: Any) -> list[Any]:
+        """Returns every process's value, in the order of ranks."""
+        if not self.distributed:
+            return [value]
+        values: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values
+
+    def log(self, row: dict[str, float]) -> None:
+        """Tells the loggers, in the first process."""
+        if not self.first:
+            return
+        self.fabric.log_dict(row, step=int(row["step"]))
+        for hear in self.hearers:
+            hear(dict(row))
+
+
+def _fabric(
+    device: torch.device, devices: int | str | None, num_nodes: int, precision: str | None, loggers: Any
+) -> Any:
+    from lightning_fabric import Fabric
+
+    settings: dict[str, Any] = {"precision": precision or "32-true", "loggers": loggers, "accelerator": device.type}
+    if devices is None:
+        if num_nodes != 1:
+            raise ValueError(f"num_nodes: expected devices= beside it, got num_nodes={num_nodes} and devices=None")
+        settings["devices"] = 1 if device.type == "cpu" else [device.index or 0]
+        return Fabric(**settings)
+    if devices == "auto" and device.type == "cpu":
+        devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1))  # Fabric would count one process on a CPU
+    several = devices == "auto" or int(devices) * num_nodes > 1
+    fabric = Fabric(**settings, devices=devices, num_nodes=num_nodes, strategy="ddp" if several else "auto")
+    fabric.launch()
+    return fabric

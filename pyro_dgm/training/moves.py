@@ -1,0 +1,272 @@
+r"""One player's step: the gradient of its loss on a batch, its norm, and the update.
+
+.. math::
+    g = \nabla_\theta L(x, c), \qquad
+    \theta \leftarrow \mathrm{optimizer}\Bigl(\theta,\; g \min\bigl(1, \tfrac{a}{\|g\|}\bigr)\Bigr)
+
+On one device loss, gradient, norm and clipping are one function of the batch (:class:`Direct`), which may be traced and
+compiled. In a distributed run, or where half-precision gradients have to be scaled, the gradient goes through
+autograd's hooks (:class:`Hooked`), and the loss alone is traced. Both split a batch into parts on request and add up
+the parts' gradients: the same step in less memory.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from ..objectives import Player
+from .data import Batch
+from .tracing import Optimise, Replay, TensorFunction, differentiable, loss_and_gradients
+
+Tracing = tuple[Optimise | None, int | None]
+
+
+class Game(nn.Module):
+    """The players' losses as one module that owns whatever training changes.
+
+    Args:
+        module: The bound objective, or any module from a batch to a loss.
+        players: Its players.
+        stored: Further parameters, those in Pyro's parameter store that no module owns, by name.
+        owners: Further modules that the loss uses.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        players: Sequence[Player],
+        stored: dict[str, nn.Parameter] | None = None,
+        owners: Sequence[nn.Module] = (),
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.players = list(players)
+        self.stored = nn.ParameterDict({name.replace(".", "/"): p for name, p in (stored or {}).items()})
+        self.owners = nn.ModuleList(owners)
+        self.losses: list[Callable[..., Tensor]] = [player.loss for player in self.players]
+
+    def forward(self, player: int, *batch: Tensor) -> Tensor:
+        """Returns a player's loss."""
+        return self.losses[player](*batch)
+
+
+class Move:
+    """What the two kinds of step share: the update, and the split of a batch; use :func:`make_move`.
+
+    Attributes:
+        count: Steps made so far.
+        replay: What has been traced; ``None`` without tracing.
+    """
+
+    def __init__(
+        self, player: Player, optimizer: Optimizer, schedule: LRScheduler | None, clip: float | None, accumulate: int
+    ) -> None:
+        self.player, self.optimizer, self.schedule = player, optimizer, schedule
+        self.clip, self.accumulate = clip, accumulate
+        self.count = 0
+        self.replay: Replay | None = None
+
+    def gradient(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Leaves the gradient in the parameters; returns the loss, and whether it and the gradient are finite."""
+        raise NotImplementedError
+
+    def update(self) -> None:
+        """Moves the parameters by the gradient; the learning rate changes before every step but the first."""
+        if self.schedule is not None and self.count:
+            self.schedule.step()
+        self._step()
+        self.count += 1
+
+    def _step(self) -> None:
+        self.optimizer.step()
+
+    def _parts(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
+        """The parts of a batch, each with its share of the data."""
+        n = len(batch[0])
+        for part in zip(*(t.tensor_split(min(self.accumulate, n)) for t in batch), strict=True):
+            yield part, len(part[0]) / n
+
+
+class Direct(Move):
+    """A step on one device: a function of the batch.
+
+    Args:
+        player: The player.
+        optimizer: Its optimizer.
+        schedule: The optimizer's schedule.
+        clip: Largest norm of the gradient.
+        accumulate: Parts that a batch is split into.
+        modules: Modules that the loss uses.
+        autocast: Makes the context in which the loss is computed.
+        tracing: What compiles a trace and for how many data, if steps after the first replay one; else ``None``.
+    """
+
+    def __init__(
+        self,
+        player: Player,
+        optimizer: Optimizer,
+        schedule: LRScheduler | None,
+        clip: float | None,
+        accumulate: int,
+        modules: Sequence[nn.Module],
+        autocast: Callable[[], Any],
+        tracing: Tracing | None,
+    ) -> None:
+        super().__init__(player, optimizer, schedule, clip, accumulate)
+
+        def loss(*batch: Tensor) -> Tensor:
+            with autocast():  # around the loss only: the data keep their own precision
+                return player.loss(*batch)
+
+        gradients = loss_and_gradients(loss, player.parameters)
+        self.function = gradients if accumulate > 1 else _then_clip(gradients, clip)
+        self.replay = None if tracing is None else Replay(self.function, modules, *tracing)
+
+    def gradient(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Calls the function, or its replay from the second step on: the first is checked by Pyro's validation."""
+        function = self.replay if self.replay is not None and self.count else self.function
+        if self.accumulate == 1:
+            loss, finite, *gradients = function(*batch)
+        else:
+            loss, finite, *gradients = _then_clip(self._sum(function), self.clip)(*batch)
+        for p, g in zip(self.player.parameters, gradients, strict=True):
+            p.grad = g
+        return loss, finite
+
+    def _sum(self, function: TensorFunction) -> TensorFunction:
+        def summed(*batch: Tensor) -> Sequence[Tensor]:
+            totals: list[Tensor] = []
+            for part, weight in self._parts(batch):
+                outputs = [weight * t if t is not None else None for t in function(*part)]
+                totals = outputs if not totals else [_add(a, b) for a, b in zip(totals, outputs, strict=True)]
+            return totals
+
+        return summed
+
+
+class Hooked(Move):
+    """A step through ``backward``, which distributed modules hook into and scaled losses need.
+
+    Args:
+        player: The player.
+        optimizer: Its optimizer.
+        schedule: The optimizer's schedule.
+        clip: Largest norm of the gradient.
+        accumulate: Parts that a batch is split into.
+        game: The game.
+        wrapped: The game in its distributed wrapper, or as it is.
+        autocast: Makes the context in which the loss is computed.
+        scaler: Scales a half-precision loss, and skips steps whose gradient overflowed; ``None`` for none.
+        replay: What the game replays for this player's loss, if anything.
+    """
+
+    def __init__(
+        self,
+        player: Player,
+        optimizer: Optimizer,
+        schedule: LRScheduler | None,
+        clip: float | None,
+        accumulate: int,
+        game: Game,
+        wrapped: nn.Module,
+        autocast: Callable[[], Any],
+        scaler: Any,
+        replay: Replay | None,
+    ) -> None:
+        super().__init__(player, optimizer, schedule, clip, accumulate)
+        self.game, self.wrapped, self.autocast, self.scaler = game, wrapped, autocast, scaler
+        self.index = game.players.index(player)
+        self.replay = replay
+
+    def gradient(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Runs backward on every part of the batch, the processes exchanging gradients at the last."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total: Tensor | float = 0.0
+        parts = list(self._parts(batch))
+        for number, (part, weight) in enumerate(parts):
+            last = number == len(parts) - 1
+            silent = nullcontext() if last or not hasattr(self.wrapped, "no_sync") else self.wrapped.no_sync()
+            with silent, only(self.player, self.game.players):
+                with self.autocast():
+                    loss = weight * self.wrapped(self.index, *part)
+                (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+            total = total + loss.detach()
+        return total, self._clip(total)
+
+    def _clip(self, loss: Tensor) -> Tensor:
+        """Clips the gradient and returns whether it and the loss are finite."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.player.parameters if p.grad is not None]
+        norm = self._norm(gradients)
+        if self.clip is not None:
+            torch._foreach_mul_(gradients, _shrink(norm, self.clip))
+        # a scaler lowers its scale where a scaled gradient overflows, and goes on
+        return loss.isfinite() if self.scaler is not None else loss.isfinite() & norm.isfinite()
+
+    def _norm(self, gradients: list[Tensor]) -> Tensor:
+        norm = get_total_norm(gradients)
+        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+
+    def _step(self) -> None:
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+
+
+@contextmanager
+def only(player: Player, players: Sequence[Player]) -> Iterator[None]:
+    """Asks autograd for the gradients of one player's parameters only."""
+    mine = {id(p) for p in player.parameters}
+    others = [p for other in players for p in other.parameters if id(p) not in mine]
+    for p in others:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in others:
+            p.requires_grad_(True)
+
+
+def replayed(
+    game: Game, index: int, autocast: Callable[[], Any], tracing: Tracing
+) -> tuple[Callable[..., Tensor], Replay]:
+    """Returns a player's loss as a replay that autograd can differentiate once, for :class:`Hooked`."""
+    player = game.players[index]
+
+    def loss(*batch: Tensor) -> Tensor:
+        with autocast():
+            return player.loss(*batch)
+
+    replay = Replay(loss_and_gradients(loss, player.parameters), [game], *tracing)
+    return differentiable(replay, player.parameters), replay
+
+
+def _then_clip(gradients: TensorFunction, clip: float | None) -> TensorFunction:
+    """Returns the function from a batch to the loss, whether all is finite, and the clipped gradients."""
+
+    def function(*batch: Tensor) -> list[Tensor]:
+        loss, *found = gradients(*batch)
+        norm = get_total_norm([g for g in found if g is not None])
+        if clip is not None:
+            shrink = _shrink(norm, clip)
+            found = [g if g is None else g * shrink.to(g.dtype) for g in found]
+        return [loss, loss.isfinite() & norm.isfinite(), *found]
+
+    return function
+
+
+def _shrink(norm: Tensor, clip: float) -> Tensor:
+    return (clip / (norm + 1e-6)).clamp(max=1.0)
+
+
+def _add(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return a if b is None else b if a is None else a + b

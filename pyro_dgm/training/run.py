@@ -1,0 +1,238 @@
+"""A run: its epochs from wherever it stands to its end, and its whole state as one dictionary.
+
+An epoch trains, validates, records, tells, and decides whether to go on. After every step a checkpoint may be written;
+a run made anew in the same way that loads it goes on from that step, with the same data to come, the same random
+numbers and the same weights, bit for bit on a CPU.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import randomness
+from .average import Average
+from .checkpoint import Checkpoint
+from .data import Batches
+from .history import History, Row
+from .launch import Launch
+from .loop import Loop, NonFiniteError
+from .moves import Move
+
+Callback = Callable[[History, nn.Module], bool | None]
+AGREE_EVERY = 10  # steps between two times that processes ask each other whether to stop or to write
+
+
+@dataclass
+class Run:
+    """What training consists of.
+
+    Attributes:
+        launch: The processes.
+        loop: The players and their steps.
+        target: The model.
+        train: The training data.
+        held: The validation data.
+        order: The randomness of the data's order.
+        max_epochs: Passes over the data.
+        patience: Epochs without improvement before training stops.
+        average: The moving average of the weights.
+        checkpoint: Where the state is kept.
+        signature: What a checkpoint has to fit.
+        callbacks: Called after every epoch.
+        progress: Whether to show a bar.
+        seed: What the order of the data was seeded with.
+    """
+
+    launch: Launch
+    loop: Loop
+    target: nn.Module
+    train: Batches
+    held: Batches | None
+    order: torch.Generator
+    max_epochs: int
+    patience: int | None
+    average: Average | None
+    checkpoint: Checkpoint | None
+    signature: dict[str, Any]
+    callbacks: Sequence[Callback]
+    progress: bool
+    seed: int
+
+    def __post_init__(self) -> None:
+        self.history = History()
+        self.epoch, self.seconds = 0, 0.0
+        self.best, self.best_weights = math.inf, None
+        self.starts: dict[str, Any] = {}
+        self._resumed: Callable[[], None] | None = None
+
+    def __call__(self) -> History:
+        """Trains to the end, and returns the history; the model then has the weights that are to be used."""
+        modes = [(part, part.training) for part in self.target.modules()]
+        listening = nullcontext() if self.checkpoint is None else self.checkpoint.listening()
+        self._begun = time.perf_counter() - self.seconds
+        try:
+            with listening, self._bar() as self.bar:
+                while self.history.stopped == "running":
+                    self._epoch()
+                self._write()
+        finally:
+            self.loop.forget_gradients()
+            self._settle()
+            for part, mode in modes:
+                part.training = mode
+        return self.history
+
+    def _epoch(self) -> None:
+        module = self.loop.game.module
+        module.train()
+        self._mark_start()
+        losses = self.loop.epoch(self.train, self.epoch, self._after_step, self._resumed)
+        self._resumed = None
+        self.epoch += 1
+        self.seconds = time.perf_counter() - self._begun
+        means = self.launch.reduce(torch.tensor([*losses.values()], device=self.launch.device), "mean").tolist()
+        row: Row = {"epoch": self.epoch, "step": self.loop.step, "seconds": self.seconds}
+        row.update(zip(losses, means, strict=True))
+        with nullcontext() if self.average is None else self.average.in_place():
+            if self.held is not None:
+                self._validate(row)
+            self.history.rows.append(row)
+            if not self.bar.disable:
+                self.bar.set_postfix({c: f"{row[c]:.4g}" for c in self.history.losses}, refresh=False)
+            self.launch.log(row)
+            stop = self.launch.agree(any([callback(self.history, self.target) for callback in self.callbacks]))
+        if stop:
+            self.history.stopped = "callback"
+        elif self.patience is not None and self.epoch - (self.history.best_epoch or 0) >= self.patience:
+            self.history.stopped = "patience"
+        elif self.epoch >= self.max_epochs:
+            self.history.stopped = "max_epochs"
+
+    def _mark_start(self) -> None:
+        """Remembers, or goes back to, the random states at the start of the epoch, which decide its order."""
+        if self.loop.position == 0:
+            self.starts = {"order": self.order.get_state(), "random": randomness.get_state(self.launch.device)}
+            return
+        now = randomness.get_state(self.launch.device)
+        self.order.set_state(self.starts["order"].cpu())
+        randomness.set_state(self.starts["random"], self.launch.device)
+        self._resumed = lambda: randomness.set_state(now, self.launch.device)
+
+    def _after_step(self) -> None:
+        self.bar.update()
+        if self.checkpoint is None:
+            return
+        terminated, due = self.checkpoint.terminated, self.checkpoint.due
+        if self.launch.distributed:
+            if self.loop.step % AGREE_EVERY:
+                return
+            signals = torch.tensor([float(terminated), float(due and self.launch.first)], device=self.launch.device)
+            terminated, due = (bool(s) for s in self.launch.reduce(signals, "max"))
+        if terminated or due:
+            self.seconds = time.perf_counter() - self._begun
+            self._write()
+        if terminated:
+            raise SystemExit(143)
+
+    @torch.no_grad()
+    def _validate(self, row: Row) -> None:
+        """Adds the mean loss on held-out data, with the same random numbers at every epoch; keeps the best weights."""
+        game, device = self.loop.game, self.launch.device
+        game.eval()
+        total = torch.zeros(2, device=device)
+        with randomness.unchanged(device):
+            torch.manual_seed(self.launch.rank)
+            for batch in self.held or ():
+                with self.launch.autocast():
+                    loss = game.players[0].loss(*batch)
+                total += torch.stack([loss * len(batch[0]), torch.full_like(loss, len(batch[0]))])
+        total = self.launch.reduce(total, "sum")
+        row["validation"] = float(total[0] / total[1])
+        if not math.isfinite(row["validation"]):
+            raise NonFiniteError(
+                f"the validation loss is {row['validation']} after epoch {self.epoch}; look for outliers in the "
+                "validation data, or lower the learning rate",
+                self.loop.step,
+                len(self.train),
+                "validation",
+            )
+        if row["validation"] < self.best:
+            self.best, self.history.best_epoch = row["validation"], self.epoch
+            self.best_weights = {k: v.detach().clone() for k, v in game.state_dict().items()}
+
+    def _settle(self) -> None:
+        """Leaves the model with the best weights, else with their average, else with the last."""
+        if self.best_weights is not None:
+            self.loop.game.load_state_dict(self.best_weights)
+        elif self.average is not None and self.average.count:
+            torch._foreach_copy_(self.average.parameters, self.average.average)
+
+    @contextmanager
+    def _bar(self) -> Iterator[Any]:
+        from tqdm.auto import tqdm
+
+        settings = {"disable": not (self.progress and self.launch.first), "unit": "step", "initial": self.loop.step}
+        with tqdm(total=len(self.train) * self.max_epochs, desc=type(self.target).__name__, **settings) as bar:
+            yield bar
+
+    def _write(self) -> None:
+        if self.checkpoint is None:
+            return
+        random = self.launch.gather(randomness.get_state(self.launch.device))
+        starts = self.launch.gather(self.starts)
+        if self.launch.first:
+            self.checkpoint.write({**self.state_dict(), "random": random, "starts": starts}, self.signature)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the state, but for the random states of the processes."""
+        loop, scaler = self.loop, self.launch.scaler
+        return {
+            "seed": self.seed,
+            "order": self.order.get_state(),
+            "place": [self.epoch, loop.step, loop.position, self.seconds],
+            "totals": [loop.totals, loop.counts],
+            "game": loop.game.state_dict(),
+            "moves": [_move_state(move) for move in loop.moves],
+            "scaler": None if scaler is None else scaler.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
+            "best": [self.best, self.best_weights, self.history.best_epoch],
+            "history": [self.history.rows, self.history.stopped],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes to where a checkpoint was written."""
+        loop, device = self.loop, self.launch.device
+        self.epoch, loop.step, loop.position, self.seconds = state["place"]
+        loop.totals, loop.counts = state["totals"]
+        loop.game.load_state_dict(state["game"])
+        for move, saved in zip(loop.moves, state["moves"], strict=True):
+            move.optimizer.load_state_dict(saved["optimizer"])
+            move.count = saved["count"]
+            if move.schedule is not None:
+                move.schedule.load_state_dict(saved["schedule"])
+        if self.launch.scaler is not None:
+            self.launch.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        self.best, self.best_weights, self.history.best_epoch = state["best"]
+        self.history.rows, self.history.stopped = state["history"]
+        if self.history.stopped == "max_epochs" and self.epoch < self.max_epochs:
+            self.history.stopped = "running"
+        rank = self.launch.rank
+        self.order.set_state(state["order"].cpu())
+        self.starts = state["starts"][min(rank, len(state["starts"]) - 1)]
+        if rank < len(state["random"]):
+            randomness.set_state(state["random"][rank], device)
+        else:  # a process that was not there draws noise of its own
+            torch.manual_seed(randomness.derived(self.seed, rank, loop.step))
+
+
+def _move_state(move: Move) -> dict[str, Any]:
+    schedule = None if move.schedule is None else move.schedule.state_dict()
+    return {"optimizer": move.optimizer.state_dict(), "schedule": schedule, "count": move.count}

@@ -269,11 +269,11 @@ def test_mmd_test_level_and_power(rng):
 
 def test_two_sample_tests_leave_global_generators_alone(rng):
     x, y = torch.randn(2, 20, 2, generator=rng)
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     c2st(x, y, folds=2)
     mmd_test(x, y, permutations=10)
     assert torch.equal(torch_state, torch.get_rng_state())
-    assert (numpy_state == np.random.get_state()[1]).all()  # noqa: NPY002
+    assert (numpy_state == np.random.get_state()[1]).all()
 
 
 # ArviZ

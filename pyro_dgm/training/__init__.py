@@ -4,10 +4,11 @@
 """
 
 from .fit import fit
+from .graph import UntraceableError
 from .history import History
 from .loop import NonFiniteError
 from .schedules import one_cycle, warmup_constant, warmup_cosine
-from .tracing import Traced, UntraceableError, trace
+from .tracing import Traced, trace
 
 __all__ = [
     "History",

@@ -48,6 +48,8 @@ class Checkpoint:
             raise ValueError(
                 f"checkpoint: {path} is there already; pass resume=True to go on from it, or remove it to start anew"
             )
+        for cut in path.parent.glob(f"{path.name}.*.tmp"):  # a write that was killed
+            cut.unlink()
         self.path, self.resume, self.every = path, resume, every
         self.terminated = False
         self._last = time.monotonic()

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.fx import GraphModule
 
-from .tracing import TensorFunction
+from .graph import TensorFunction
 
 COMPILE_SECONDS, COMPILE_SECONDS_PER_OPERATION, SAVED_PER_OPERATION = 5.0, 0.03, 5e-6
 FEWEST_STEPS = round(COMPILE_SECONDS_PER_OPERATION / SAVED_PER_OPERATION)

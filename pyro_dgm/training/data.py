@@ -142,6 +142,13 @@ class Batches:
             return self.source.batch_size
         return -(-min(self.batch_size, self.rows) // self.world_size)
 
+    @property
+    def order(self) -> torch.Generator | None:
+        """What the order is drawn from; ``None`` for torch's global generator, or no randomness."""
+        if isinstance(self.source, DataLoader):
+            return self.source.generator or getattr(self.source.sampler, "generator", None)
+        return self.generator
+
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch()
 

@@ -165,7 +165,7 @@ def fit(
             gradient_clip=gradient_clip, steps_of_the_schedule=steps if schedule else None,
         )  # fmt: skip
         run = Run(
-            launch, loop, target, train, held, order, max_epochs, patience, average, kept, signature, callbacks,
+            launch, loop, target, train, held, max_epochs, patience, average, kept, signature, callbacks,
             progress, order_seed,
         )  # fmt: skip
         if launch.distributed:

@@ -22,7 +22,8 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from ..objectives import Player
 from .data import Batch
-from .tracing import Optimise, Replay, TensorFunction, differentiable, loss_and_gradients
+from .graph import TensorFunction
+from .tracing import Optimise, Replay, differentiable, loss_and_gradients
 
 Tracing = tuple[Optimise | None, int | None]
 

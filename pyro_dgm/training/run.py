@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from . import randomness
 from .average import Average
@@ -38,7 +38,6 @@ class Run:
         target: The model.
         train: The training data.
         held: The validation data.
-        order: The randomness of the data's order.
         max_epochs: Passes over the data.
         patience: Epochs without improvement before training stops.
         average: The moving average of the weights.
@@ -54,7 +53,6 @@ class Run:
     target: nn.Module
     train: Batches
     held: Batches | None
-    order: torch.Generator
     max_epochs: int
     patience: int | None
     average: Average | None
@@ -117,12 +115,19 @@ class Run:
     def _mark_start(self) -> None:
         """Remembers, or goes back to, the random states at the start of the epoch, which decide its order."""
         if self.loop.position == 0:
-            self.starts = {"order": self.order.get_state(), "random": randomness.get_state(self.launch.device)}
+            self.starts = {"order": self._order(), "random": randomness.get_state(self.launch.device)}
             return
         now = randomness.get_state(self.launch.device)
-        self.order.set_state(self.starts["order"].cpu())
+        self._set_order(self.starts["order"])
         randomness.set_state(self.starts["random"], self.launch.device)
         self._resumed = lambda: randomness.set_state(now, self.launch.device)
+
+    def _order(self) -> Tensor | None:
+        return None if self.train.order is None else self.train.order.get_state()
+
+    def _set_order(self, state: Tensor | None) -> None:
+        if state is not None and self.train.order is not None:
+            self.train.order.set_state(state.cpu())
 
     def _after_step(self) -> None:
         self.bar.update()
@@ -194,7 +199,7 @@ class Run:
         loop, scaler = self.loop, self.launch.scaler
         return {
             "seed": self.seed,
-            "order": self.order.get_state(),
+            "order": self._order(),
             "place": [self.epoch, loop.step, loop.position, self.seconds],
             "totals": [loop.totals, loop.counts],
             "game": loop.game.state_dict(),
@@ -225,7 +230,7 @@ class Run:
         if self.history.stopped == "max_epochs" and self.epoch < self.max_epochs:
             self.history.stopped = "running"
         rank = self.launch.rank
-        self.order.set_state(state["order"].cpu())
+        self._set_order(state["order"])
         self.starts = state["starts"][min(rank, len(state["starts"]) - 1)]
         if rank < len(state["random"]):
             randomness.set_state(state["random"][rank], device)

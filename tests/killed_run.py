@@ -1,0 +1,133 @@
+"""A run for the tests to kill: forks, so that a start costs nothing, and says how the run that survived ended.
+
+    python -m tests.killed_run KIND FOLDER KILLS SEED
+
+prints one line of JSON: how many times the run was killed, at which steps it was gone on from, and whether the final
+weights and the history equal those of a run left alone, bit for bit.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import lightning_fabric  # noqa: F401  (once, in the process that forks)
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from pyro_dgm import fit
+from pyro_dgm.models import GAN, VAE, DiagonalNormal, RealNVP, StandardNormal
+from pyro_dgm.objectives import ELBO, Adversarial, LinearWarmup
+from pyro_dgm.training import warmup_cosine
+from pyro_dgm.training.checkpoint import Checkpoint
+
+
+class Noisy(Dataset):
+    """Data that draw from every generator when they are read."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __len__(self):
+        return len(self.x)
+
+    def __getitem__(self, i):
+        return self.x[i] + 0.01 * (torch.randn(2) + float(np.random.randn()) + random.random())
+
+
+class Network(nn.Sequential):
+    """A network with running statistics and random masks."""
+
+    def __init__(self):
+        super().__init__(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.Dropout(0.1), nn.ReLU(), nn.Linear(8, 4))
+
+
+def start(kind):
+    """Returns the model and the arguments of fit."""
+    torch.manual_seed(0)
+    x = torch.randn(96, 2) @ torch.tensor([[1.0, 0.5], [0.0, 0.3]])
+    common = {"batch_size": 16, "max_epochs": 60, "progress": False, "seed": 1, "compile": False}
+    if kind == "flow":
+        return RealNVP(2, hidden_features=(16,)), x, {
+            **common, "validation": 0.2, "ema": 0.9, "schedule": warmup_cosine, "patience": 15, "accumulate": 2,
+        }  # fmt: skip
+    if kind == "game":
+        loader = DataLoader(Noisy(x), batch_size=16, shuffle=True)
+        sgd = partial(torch.optim.SGD, lr=1e-2, momentum=0.9)
+        optimizer = {"critic": torch.optim.Adam, "generator": sgd}
+        objective = Adversarial(critic_steps=2)
+        return GAN(2, 2, hidden_features=(8,)), loader, {**common, "objective": objective, "optimizer": optimizer}
+    vae = VAE(StandardNormal(2), DiagonalNormal(2, 2, network=Network()), DiagonalNormal(2, 2, (8,)))
+    objective = ELBO(kl_weight=LinearWarmup(40))
+    settings = {**common, "batch_size": 20}
+    if kind == "traced":
+        settings.update(compile=True, max_epochs=300)
+    return vae, Noisy(x) if kind == "vae" else x, {**settings, "objective": objective, "ema": 0.95}
+
+
+def finish(kind, path, checkpoint):
+    """Trains, or goes on training, to the end, and writes what came out."""
+    if kind == "traced":
+        import pyro_dgm.training.assembly as assembly
+
+        assembly.inductor = lambda graph, inputs: (
+            graph
+        )  # replayed, not compiled: a compilation takes longer than the run
+    model, x, settings = start(kind)
+    random.seed(5)
+    np.random.seed(5)
+    history = fit(model, x, **{**settings, **checkpoint})
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in history.rows]
+    torch.save(
+        {"state": model.state_dict(), "rows": rows, "best": history.best_epoch, "stopped": history.stopped}, path
+    )
+
+
+def forked(function, *args):
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            function(*args)
+            code = 0
+        finally:
+            os._exit(code)
+    return child
+
+
+def main():
+    kind, folder, kills, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+    torch.set_num_threads(1)
+    alone, resumed, path = folder / "alone.pt", folder / "resumed.pt", folder / "run.ckpt"
+    assert os.waitpid(forked(finish, kind, alone, {}), 0)[1] == 0
+    begun = time.monotonic()
+    assert os.waitpid(forked(finish, kind, folder / "short.pt", {"max_epochs": 1}), 0)[1] == 0
+    start_up = time.monotonic() - begun
+    draw, steps, killed = random.Random(seed), [], 0
+    checkpoint = {"checkpoint": path, "resume": True, "checkpoint_every": 0.0}
+    while killed < kills:
+        child = forked(finish, kind, resumed, checkpoint)
+        time.sleep(draw.uniform(*((0.9, 1.4) if kind == "traced" else (0.5, 3.0))) * start_up)
+        os.kill(child, signal.SIGKILL)
+        died = os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        saved = Checkpoint(path, True, 0.0).read()  # whatever the moment, what is there is whole
+        steps.append(-1 if saved is None else saved["place"][1])
+        killed += died
+        if not died:
+            break
+    assert os.waitpid(forked(finish, kind, resumed, checkpoint), 0)[1] == 0
+    one, other = (torch.load(p, weights_only=True) for p in (alone, resumed))
+    same = one["state"].keys() == other["state"].keys()
+    same = same and all(torch.equal(v, other["state"][k]) for k, v in one["state"].items())
+    rest = {k: one[k] == other[k] or str(one[k]) == str(other[k]) for k in ("rows", "best", "stopped")}
+    print(json.dumps({"killed": killed, "steps": steps, "weights": same, **rest}))
+
+
+if __name__ == "__main__":
+    main()

@@ -7,9 +7,9 @@ tracer, handlers and all; what is left is
 .. math::
     (x, c) \mapsto (L, \nabla_\theta L)
 
-as a list of tensor operations (:mod:`pyro_dgm.training.graph`), forward and backward, that can be replayed, or optimised
-by Inductor (:mod:`pyro_dgm.training.compilation`). Random draws are operations of that list, so they stay random. What
-cannot be replayed is run as it is.
+as a list of tensor operations (:mod:`pyro_dgm.training.graph`), forward and backward, that can be replayed, or
+optimised by Inductor (:mod:`pyro_dgm.training.compilation`). Random draws are operations of that list, so they stay
+random. What cannot be replayed is run as it is.
 
 What Python holds (a number in an attribute, the length of a list) is read when the program is traced.
 :meth:`Replay.refresh`, which ``fit`` calls at every epoch, notices that a number or mode of a module has changed, and

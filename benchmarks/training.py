@@ -165,8 +165,8 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     clocks = {"cpu": "processor time", "cuda": "CUDA events, the device synchronised before and after every epoch"}
     notes = [
-        f"A training step of every contestant over that of another, by {clocks[device.type]}, on one thread: median, least and "
-        f"greatest of {arguments.rounds} rounds in which the contestants took turns. In a round each trained for "
+        f"A training step of every contestant over that of another, by {clocks[device.type]}, on one thread: median, "
+        f"least and greatest of {arguments.rounds} rounds in which the contestants took turns. In a round each trained for "
         f"{EPOCHS} epochs; the first {LEFT_OUT} do not count, the median of the others does.",
         "All use Adam with learning rate 1e-3, fused but for SVI (pyro.optim.Adam), batches by index_select along a "
         "permutation, one reparameterised sample for the ELBO, no validation, and no clipping but where it says so. "

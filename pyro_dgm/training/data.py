@@ -178,7 +178,9 @@ class Batches:
 
     def _share(self, index: Tensor) -> Tensor:
         """This process's part of a batch; in training all get as many, the first data repeated to make that so."""
-        if self.world_size == 1 or self.generator is None:
+        if self.world_size == 1:
+            return index
+        if self.generator is None:
             return index[self.rank :: self.world_size]
         each = -(-len(index) // self.world_size)
         index = index.repeat(-(-each * self.world_size // len(index)))[: each * self.world_size]

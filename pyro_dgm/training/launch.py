@@ -6,7 +6,7 @@ Every process sees the whole of the data and takes its share of each batch; only
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -86,6 +86,12 @@ class Launch:
     def reduce(self, value: Tensor, by: str) -> Tensor:
         """Returns the ``"sum"``, ``"mean"`` or ``"max"`` of a tensor over the processes."""
         return self.fabric.all_reduce(value, reduce_op=by) if self.distributed else value
+
+    @torch.no_grad()
+    def align(self, buffers: Iterable[Tensor]) -> None:
+        """Gives all processes the first one's buffers: running statistics of its share of the data."""
+        for buffer in buffers if self.distributed else ():
+            torch.distributed.broadcast(buffer, 0)
 
     def gather(self, value: Any) -> list[Any]:
         """Returns every process's value, in the order of ranks."""

@@ -92,7 +92,7 @@ class Loop:
         for move in self.moves:
             if move.replay is not None:
                 move.replay.refresh()
-        with ExitStack() as stack:
+        with torch.no_grad(), ExitStack() as stack:
             if self.step:
                 stack.enter_context(pyro.validation_enabled(False))
             for batch in batches.epoch(number, self.position, after_skip):
@@ -202,7 +202,7 @@ class Loop:
     def _offenders(self, k: int, batch: Batch) -> str:
         """Runs the bad batch again and tells what is not finite, and the range of the data."""
         player = self.moves[k].player
-        with pyro.validation_enabled(False):
+        with pyro.validation_enabled(False), torch.enable_grad():
             loss = player.loss(*batch)
             gradients = torch.autograd.grad(loss, player.parameters, allow_unused=True)
         names = {id(p): name.partition(".")[2] for name, p in self.game.named_parameters()}

@@ -193,7 +193,7 @@ class Hooked(Move):
         for number, (part, weight) in enumerate(parts):
             last = number == len(parts) - 1
             silent = nullcontext() if last or not hasattr(self.wrapped, "no_sync") else self.wrapped.no_sync()
-            with silent, only(self.player, self.game.players):
+            with torch.enable_grad(), silent, only(self.player, self.game.players):
                 with self.autocast():
                     loss = weight * self.wrapped(self.index, *part)
                 (loss if self.scaler is None else self.scaler.scale(loss)).backward()

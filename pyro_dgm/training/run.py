@@ -92,6 +92,7 @@ class Run:
         self._mark_start()
         losses = self.loop.epoch(self.train, self.epoch, self._after_step, self._resumed)
         self._resumed = None
+        self.launch.align(self.loop.game.buffers())
         self.epoch += 1
         self.seconds = time.perf_counter() - self._begun
         means = self.launch.reduce(torch.tensor([*losses.values()], device=self.launch.device), "mean").tolist()

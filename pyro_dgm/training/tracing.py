@@ -89,9 +89,11 @@ class Replay:
         if self.optimise is not None and len(batch[0]) == self.rows:
             run = self.optimise(graph, [t.detach() for t in (*state, *batch)])
 
-        @torch.no_grad()
         def replay(*batch: Tensor) -> Sequence[Tensor]:
-            return run(*state, *batch)
+            if not torch.is_grad_enabled():  # as in the loop, where entering a context would cost more than the step
+                return run(*state, *batch)
+            with torch.no_grad():
+                return run(*state, *batch)
 
         self._graphs[self._key(batch)] = replay
         return replay

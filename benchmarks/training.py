@@ -166,7 +166,7 @@ def main() -> None:
     clocks = {"cpu": "processor time", "cuda": "CUDA events, the device synchronised before and after every epoch"}
     notes = [
         f"A training step of every contestant over that of another, by {clocks[device.type]}, on one thread: median, "
-        f"least and greatest of {arguments.rounds} rounds in which the contestants took turns. In a round each trained for "
+        f"least and greatest of {arguments.rounds} rounds in which the contestants took turns. In a round each trained for "  # noqa: E501
         f"{EPOCHS} epochs; the first {LEFT_OUT} do not count, the median of the others does.",
         "All use Adam with learning rate 1e-3, fused but for SVI (pyro.optim.Adam), batches by index_select along a "
         "permutation, one reparameterised sample for the ELBO, no validation, and no clipping but where it says so. "

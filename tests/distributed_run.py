@@ -1,6 +1,6 @@
 """A script for ``torchrun``: fits a model on several processes and writes what each of them ended with.
 
-    torchrun --nproc-per-node=2 tests/distributed_run.py KIND FOLDER [--epochs N] [--die EPOCH]
+torchrun --nproc-per-node=2 tests/distributed_run.py KIND FOLDER [--epochs N] [--die EPOCH]
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main():
         model, x, batch_size=16, max_epochs=args.epochs, seed=3, compile=args.kind == "traced", callbacks=[note],
         devices=None if args.kind == "one" else "auto", strategy="fsdp" if args.kind == "fsdp" else "ddp",
         validation=x[:15] if args.kind in ("flow", "traced", "one") else None, ema=0.9 if args.kind == "vae" else None,
-        checkpoint=args.folder / "run.ckpt" if args.epochs > 4 or args.die else None, resume=bool(args.die) or args.epochs > 4,
+        checkpoint=args.folder / "run.ckpt" if args.epochs > 4 or args.die else None, resume=bool(args.die) or args.epochs > 4,  # noqa: E501
         checkpoint_every=0.0, logger=rows.append,
     )  # fmt: skip
     state = {name: t.detach() for name, t in model.state_dict().items()}

@@ -292,7 +292,7 @@ def test_seed_covers_python_and_numpy_and_leaves_them_as_they_were():
     [
         ({"accumulate": 0}, "accumulate: expected at least 1"),
         ({"compile": "always"}, "compile: expected 'auto', True or False"),
-        ({"strategy": "horovod", "devices": 1}, "strategy: expected one of auto, ddp, fsdp"),
+        ({"strategy": "horovod", "devices": 1}, "strategy: expected one of auto, ddp"),
         ({"num_nodes": 2}, "num_nodes: expected devices="),
         ({"schedule": partial(one_cycle), "gradient_clip": -1.0}, "gradient_clip"),
     ],

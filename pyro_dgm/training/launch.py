@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..objectives import Player
 from .moves import Game, only
 
-STRATEGIES = ("auto", "ddp", "fsdp")
+STRATEGIES = ("auto", "ddp")
 
 
 class Launch:

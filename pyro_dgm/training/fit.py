@@ -102,7 +102,7 @@ def fit(
         checkpoint_every: Seconds between two checkpoints.
         device: Where to train, the model moving there; where the model is when ``None``.
         devices: Processes per machine, or ``"auto"``: as many as ``torchrun`` has started; ``None`` for this one alone.
-        strategy: How processes share the work: ``"ddp"``, or ``"fsdp"``, which shards weights and optimizer.
+        strategy: How processes share the work: ``"ddp"``, which ``"auto"`` means too.
         num_nodes: Machines.
         precision: Fabric's precision, e.g. ``"bf16-mixed"``; that of the parameters when ``None``. Log-densities and
             log-determinants stay in float32.

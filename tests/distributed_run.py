@@ -37,7 +37,7 @@ def make(kind, rank):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=["flow", "traced", "game", "vae", "fsdp", "one"])
+    parser.add_argument("kind", choices=["flow", "traced", "game", "vae", "one"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--die", type=int, default=0)
@@ -58,7 +58,7 @@ def main():
 
     history = fit(
         model, x, batch_size=16, max_epochs=args.epochs, seed=3, compile=args.kind == "traced", callbacks=[note],
-        devices=None if args.kind == "one" else "auto", strategy="fsdp" if args.kind == "fsdp" else "ddp",
+        devices=None if args.kind == "one" else "auto", strategy="ddp",
         validation=x[:15] if args.kind in ("flow", "traced", "one") else None, ema=0.9 if args.kind == "vae" else None,
         checkpoint=args.folder / "run.ckpt" if args.epochs > 4 or args.die else None, resume=bool(args.die) or args.epochs > 4,  # noqa: E501
         checkpoint_every=0.0, logger=rows.append,

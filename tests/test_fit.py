@@ -253,7 +253,7 @@ def test_not_finite_stops_with_the_place_and_keeps_the_last_finite_weights(check
     made = {}
 
     def spy(self, *args, **kwargs):
-        Loop_init(self, *args[:3], check_every, *args[4:], **kwargs)
+        Loop_init(self, *args[:-1], check_every, **kwargs)
         made["loop"] = self
 
     Loop_init = Loop.__init__
@@ -277,6 +277,21 @@ def test_overflowing_update_is_undone():
     with pytest.raises(NonFiniteError):
         quiet(model, torch.randn(64, 2), gradient_clip=None, optimizer=partial(torch.optim.SGD, lr=float("inf")))
     assert torch.equal(weights(model), before)
+
+
+def test_an_overflow_in_the_last_update_of_all_is_undone(tmp_path):
+    """No later loss tells of it, and it must not get into a checkpoint."""
+    x, double = torch.randn(64, 2), small(standardize=False).double()
+    for settings in ({}, {"checkpoint": tmp_path / "run.ckpt", "checkpoint_every": 0.0}):
+        model = DiagonalNormal(2)
+        before = weights(model)
+        infinite = partial(torch.optim.SGD, lr=float("inf"))
+        with pytest.raises(NonFiniteError):
+            quiet(model, x, gradient_clip=None, optimizer=infinite, max_epochs=1, batch_size=64, **settings)
+        assert torch.equal(weights(model), before)
+    assert not (tmp_path / "run.ckpt").exists()
+    loss = quiet(double, x.double(), max_epochs=1, batch_size=64)["loss"][0]
+    assert loss != torch.tensor(loss, dtype=torch.float32).item()  # in the precision of the run
 
 
 def test_validation_is_off_after_the_first_step_and_back_on_at_the_end():

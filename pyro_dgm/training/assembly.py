@@ -118,23 +118,18 @@ def make_loop(
     accumulate: int,
     steps: int,
     tracing: Tracing | None,
-    after_update: Callable[[], None] | None,
 ) -> Loop:
     """Returns the loop: an optimizer, a schedule and a way to step for every player."""
     moves: list[Move] = []
     hooked = launch.distributed or launch.scaler is not None
-    if launch.sharded and len(game.players) > 1:
-        raise ValueError(f"strategy: expected 'ddp' for a game of {len(game.players)} players, got 'fsdp'")
     for index, player in enumerate(game.players):
         wrapped = launch.wrap(game, player)
-        if launch.sharded:  # the parameters are others now, shards of those that were
-            player = game.players[index] = Player(player.name, unique_parameters([game]), player.loss)
         make = optimizer[player.name] if isinstance(optimizer, Mapping) else optimizer
-        optim = make(player.parameters) if make else _adam(player, fused=not launch.sharded)
+        optim = make(player.parameters) if make else _adam(player)
         plan = schedule(optim, max(1, steps // player.every)) if schedule else None
         if hooked:
             replay = None
-            if tracing is not None and not launch.sharded:
+            if tracing is not None:
                 game.losses[index], replay = replayed(game, index, launch.autocast, tracing)
             common = (player, optim, plan, clip, accumulate)
             moves.append(Hooked(*common, game, wrapped, launch.autocast, launch.scaler, replay))
@@ -142,7 +137,7 @@ def make_loop(
             moves.append(Direct(player, optim, plan, clip, accumulate, [game], launch.autocast, tracing))
     fused = all(move.optimizer.param_groups[0].get("fused") for move in moves)
     check_every = 50 if launch.device.type != "cpu" and fused and launch.scaler is None else 1
-    return Loop(game, moves, launch.device, check_every, after_update)
+    return Loop(game, moves, launch.device, check_every)
 
 
 def make_tracing(compile: Compile, steps: int, train: Batches, accumulate: int) -> Tracing | None:
@@ -169,7 +164,7 @@ def signature_of(launch: Launch, game: Game, train: Batches, held: Batches | Non
     }
 
 
-def _adam(player: Player, fused: bool) -> Optimizer:
+def _adam(player: Player) -> Optimizer:
     parameters: list[Tensor] = list(player.parameters)
-    fusible = fused and all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
+    fusible = all(p.is_floating_point() and p.device.type in ("cpu", "cuda") for p in parameters)
     return Adam(parameters, **{"lr": 1e-3, **player.adam}, fused=fusible)

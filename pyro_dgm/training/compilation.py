@@ -8,8 +8,8 @@ pays after
     \text{steps} > \frac{a + b\, n}{s\, n}
 
 steps, where a graph takes about :math:`a + b n` seconds to compile and every operation costs :math:`s` seconds less.
-The constants are rough guesses for a CPU, not yet calibrated; the rule looks at nothing that differs
-between two runs, so that a run that is resumed is compiled exactly if it was before.
+The constants are rough guesses for a CPU, not yet calibrated; the rule looks at nothing that differs between two runs,
+so that a run that is resumed is compiled exactly if it was before.
 """
 
 import warnings

@@ -156,10 +156,12 @@ def fit(
         if launch.first and isinstance(target, GenerativeModel) and not is_initialized(target):
             target.initialize(*head)
         steps = len(train) * max_epochs
-        average = None if ema is None else Average([p for player in game.players for p in player.parameters], ema)
-        after_update = None if average is None else average.update
         tracing = make_tracing(compile, steps, train, accumulate)
-        loop = make_loop(launch, game, optimizer, schedule, gradient_clip, accumulate, steps, tracing, after_update)
+        loop = make_loop(launch, game, optimizer, schedule, gradient_clip, accumulate, steps, tracing)
+        average = None
+        if ema is not None:  # of the weights that the processes now share
+            average = Average([p for player in game.players for p in player.parameters], ema)
+            loop.after_update = average.update
         signature = signature_of(
             launch, game, train, held, batch_size=batch_size, accumulate=accumulate, ema=ema, precision=precision,
             gradient_clip=gradient_clip, steps_of_the_schedule=steps if schedule else None,

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.overrides import TorchFunctionMode
 
+from .data import Batch
 from .randomness import unchanged
 
-Batch = tuple[Tensor, ...]
 TensorFunction = Callable[..., Sequence[Tensor]]
 
 

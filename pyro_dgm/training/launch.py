@@ -25,8 +25,8 @@ class Launch:
         device: Where to train with one process.
         devices: Processes on this machine, or ``"auto"``: all that the launcher has started, or one per
             accelerator; ``None`` for one process.
-        strategy: ``"ddp"`` keeps the weights on every device, ``"fsdp"`` shards them; ``"auto"`` is ``"ddp"``
-            where there is more than one process.
+        strategy: ``"ddp"`` keeps the weights on every device; ``"auto"`` is ``"ddp"`` where there is more than one
+            process.
         num_nodes: Machines.
         precision: Fabric's precision.
         logger: A logger of Fabric's, a callable, a sequence of them, or ``None``.
@@ -35,7 +35,6 @@ class Launch:
         device: This process's device.
         rank: This process.
         world_size: Number of processes.
-        sharded: Whether weights are sharded.
     """
 
     def __init__(
@@ -54,7 +53,6 @@ class Launch:
         self.fabric = _fabric(device, devices, num_nodes, precision, [o for o in loggers if o not in self.hearers])
         self.device = self.fabric.device
         self.rank, self.world_size = self.fabric.global_rank, self.fabric.world_size
-        self.sharded = strategy == "fsdp" and self.world_size > 1
         self.autocast: Callable[[], Any] = self.fabric.autocast
         self.scaler: Any = getattr(self.fabric.strategy.precision, "scaler", None)
 
@@ -72,10 +70,6 @@ class Launch:
         """Returns the game as a distributed module for one player's parameters, alike on all processes."""
         if not self.distributed:
             return game
-        if self.sharded:
-            from torch.distributed.fsdp import fully_shard
-
-            return fully_shard(game)
         with only(player, game.players):
             return self.fabric.strategy.setup_module(game)
 

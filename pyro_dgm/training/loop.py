@@ -44,9 +44,9 @@ class Loop:
         moves: How each player steps.
         device: Where the weights are.
         check_every: Steps between reads of the finite flag.
-        after_update: Called after the players have moved, e.g. to average the weights.
 
     Attributes:
+        after_update: Called after the players have moved, e.g. to average the weights; nothing when ``None``.
         step: Steps so far.
         position: Batches of the current epoch so far.
         totals: Each player's sum of losses over the current epoch.
@@ -59,9 +59,9 @@ class Loop:
         moves: Sequence[Move],
         device: torch.device,
         check_every: int,
-        after_update: Callable[[], None] | None = None,
     ) -> None:
-        self.game, self.moves, self.check_every, self.after_update = game, moves, check_every, after_update
+        self.game, self.moves, self.check_every = game, moves, check_every
+        self.after_update: Callable[[], None] | None = None
         self.step = self.position = 0
         self.totals = [torch.zeros((), device=device) for _ in moves]
         self.counts = [0] * len(moves)
@@ -112,6 +112,7 @@ class Loop:
         Raises:
             NonFiniteError: If weights are not finite; they then are what they were at the last check.
         """
+        self._raise_if_bad()
         if self.recent and not bool(get_total_norm(self._parameters()).isfinite()):
             self.bad.fill_(self._code(*self.recent[-1][:2]))
             self._raise_if_bad()

@@ -58,7 +58,7 @@ class Game(nn.Module):
 
 
 class Move:
-    """What the two kinds of step share: the update, and the split of a batch; use :func:`make_move`.
+    """What the two kinds of step share: the update, and the split of a batch.
 
     Attributes:
         count: Steps made so far.
@@ -120,12 +120,7 @@ class Direct(Move):
         tracing: Tracing | None,
     ) -> None:
         super().__init__(player, optimizer, schedule, clip, accumulate)
-
-        def loss(*batch: Tensor) -> Tensor:
-            with autocast():  # around the loss only: the data keep their own precision
-                return player.loss(*batch)
-
-        gradients = loss_and_gradients(loss, player.parameters)
+        gradients = loss_and_gradients(_within(autocast, player.loss), player.parameters)
         self.function = gradients if accumulate > 1 else _then_clip(gradients, clip)
         self.replay = None if tracing is None else Replay(self.function, modules, *tracing)
 
@@ -205,15 +200,11 @@ class Hooked(Move):
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.player.parameters if p.grad is not None]
-        norm = self._norm(gradients)
+        norm = get_total_norm(gradients)
         if self.clip is not None:
             torch._foreach_mul_(gradients, _shrink(norm, self.clip))
         # a scaler lowers its scale where a scaled gradient overflows, and goes on
         return loss.isfinite() if self.scaler is not None else loss.isfinite() & norm.isfinite()
-
-    def _norm(self, gradients: list[Tensor]) -> Tensor:
-        norm = get_total_norm(gradients)
-        return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
     def _step(self) -> None:
         if self.scaler is None:
@@ -242,13 +233,18 @@ def replayed(
 ) -> tuple[Callable[..., Tensor], Replay]:
     """Returns a player's loss as a replay that autograd can differentiate once, for :class:`Hooked`."""
     player = game.players[index]
-
-    def loss(*batch: Tensor) -> Tensor:
-        with autocast():
-            return player.loss(*batch)
-
-    replay = Replay(loss_and_gradients(loss, player.parameters), [game], *tracing)
+    replay = Replay(loss_and_gradients(_within(autocast, player.loss), player.parameters), [game], *tracing)
     return differentiable(replay, player.parameters), replay
+
+
+def _within(autocast: Callable[[], Any], loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Returns a loss that is computed in a precision, the data keeping their own."""
+
+    def within(*batch: Tensor) -> Tensor:
+        with autocast():
+            return loss(*batch)
+
+    return within
 
 
 def _then_clip(gradients: TensorFunction, clip: float | None) -> TensorFunction:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 State = dict[str, Any]
 
@@ -62,10 +61,3 @@ def unchanged(device: torch.device) -> Iterator[None]:
 def derived(seed: int, *numbers: int) -> int:
     """Returns a seed that is as good as independent for other numbers (a rank, a step)."""
     return int(np.random.SeedSequence([seed, *numbers]).generate_state(1, np.uint64)[0] % 2**63)
-
-
-def to_generator(state: Tensor) -> torch.Generator:
-    """Returns a CPU generator in a state."""
-    generator = torch.Generator()
-    generator.set_state(state)
-    return generator

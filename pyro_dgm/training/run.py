@@ -78,6 +78,7 @@ class Run:
             with listening, self._bar() as self.bar:
                 while self.history.stopped == "running":
                     self._epoch()
+                self.loop.check_weights()
                 self._write()
         finally:
             self.loop.forget_gradients()
@@ -95,9 +96,10 @@ class Run:
         self.launch.align(self.loop.game.buffers())
         self.epoch += 1
         self.seconds = time.perf_counter() - self._begun
-        means = self.launch.reduce(torch.tensor([*losses.values()], device=self.launch.device), "mean").tolist()
-        row: Row = {"epoch": self.epoch, "step": self.loop.step, "seconds": self.seconds}
-        row.update(zip(losses, means, strict=True))
+        if self.launch.distributed:
+            means = torch.tensor([*losses.values()], dtype=torch.float64, device=self.launch.device)
+            losses = dict(zip(losses, self.launch.reduce(means, "mean").tolist(), strict=True))
+        row: Row = {"epoch": self.epoch, "step": self.loop.step, "seconds": self.seconds, **losses}
         with nullcontext() if self.average is None else self.average.in_place():
             if self.held is not None:
                 self._validate(row)
@@ -115,6 +117,8 @@ class Run:
 
     def _mark_start(self) -> None:
         """Remembers, or goes back to, the random states at the start of the epoch, which decide its order."""
+        if self.checkpoint is None:
+            return
         if self.loop.position == 0:
             self.starts = {"order": self._order(), "random": randomness.get_state(self.launch.device)}
             return
@@ -142,6 +146,7 @@ class Run:
             terminated, due = (bool(s) for s in self.launch.reduce(signals, "max"))
         if terminated or due:
             self.seconds = time.perf_counter() - self._begun
+            self.loop.check_weights()  # never over a checkpoint with weights that are finite
             self._write()
         if terminated:
             raise SystemExit(143)

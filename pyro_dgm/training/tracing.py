@@ -25,7 +25,8 @@ from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from .graph import Batch, TensorFunction, UntraceableError, capture
+from .data import Batch
+from .graph import TensorFunction, UntraceableError, capture
 
 Optimise = Callable[[GraphModule, Sequence[Tensor]], TensorFunction]
 

@@ -67,8 +67,10 @@ def read(path: Path, device: torch.device | str, writer: str) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()  # torch does not verify the checksums of an archive
-        if broken is not None:
-            raise ValueError(f"wrong checksum of {broken}")
+            # nor does it read what is marked as a folder, whose tensors would hold whatever memory held
+            marked = [i.filename for i in archive.infolist() if i.external_attr or i.compress_size != i.file_size]
+        if broken is not None or marked:
+            raise ValueError(f"wrong checksum or attributes of {broken or marked[0]}")
         content = torch.load(path, map_location=device, weights_only=True)
     except PermissionError:
         raise

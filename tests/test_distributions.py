@@ -12,7 +12,7 @@ from torch import nn
 from torch.distributions import constraints
 
 from pyro_dgm import models as m
-from pyro_dgm.distributions import Flow, Marginal, Proposal, Pushforward, density_of
+from pyro_dgm.distributions import Flow, Marginal, Proposal, Pushforward, UnitNormal, density_of
 from pyro_dgm.transforms import Compose, Coupling, LULinear, Spline
 
 from .statistics import chi_squared_p_value, grid_2d
@@ -256,3 +256,16 @@ def test_promises():
     assert density_of(m.GAN(2)().expand((3,)).to_event(1)) == "implicit"
     stack = Compose([LULinear(2)])
     assert density_of(Flow(m.StandardNormal(2)(), stack).mask(True)) == "exact"
+
+
+def test_unit_normal_is_the_standard_normal():
+    p = UnitNormal(torch.zeros(4, 3, dtype=torch.float64))
+    q = dist.Normal(p.loc, p.scale)
+    x = 5 * torch.randn(7, 1, 3, dtype=torch.float64)
+    assert torch.allclose(p.log_prob(x), q.log_prob(x), rtol=1e-12) and p.log_prob(x).shape == (7, 4, 3)
+    assert p.expand((2, 4, 3)).to_event(1).log_prob(x[:1].expand(2, 4, 3)).shape == (2, 4)
+    other = dist.Normal(torch.randn(4, 3, dtype=torch.float64), 0.5)
+    for pair, same in (((p, other), (q, other)), ((other, p), (other, q))):
+        assert torch.equal(torch.distributions.kl_divergence(*pair), torch.distributions.kl_divergence(*same))
+    with pytest.raises(ValueError, match="support"):
+        p.log_prob(torch.full((4, 3), torch.nan, dtype=torch.float64))

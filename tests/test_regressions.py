@@ -160,6 +160,12 @@ def test_damaged_files_are_noticed(tmp_path):
         except ValueError:
             continue
         assert all(torch.equal(v, after[k]) for k, v in before.items())  # the flip hit padding
+    # the bit that marks an entry as a folder, which torch would not read: its tensor would be left uninitialised
+    place = whole.index(b"archive/data/1", whole.index(b"PK\x01\x02"))
+    whole[place - 46 + 38] ^= 0x10
+    (tmp_path / "b.pt").write_bytes(whole)
+    with pytest.raises(ValueError, match="attributes of archive/data/1"):
+        pyro_dgm.load(tmp_path / "b.pt")
 
 
 @pytest.mark.parametrize("model", ["[" * 100_000, '{"class": "GenerativeModel", "arguments": {"event_shape": 2}}'])

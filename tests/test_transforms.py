@@ -11,6 +11,7 @@ from torch import nn
 from torch.distributions import constraints
 
 from pyro_dgm import transforms as t
+from pyro_dgm.transforms.coupling import Partition
 
 from .zoo import TRANSFORMS, C, perturb
 
@@ -337,3 +338,15 @@ def test_pyro_transforms_lose_their_stale_caches(make):
     if list(transform.parameters()):
         perturb(transform, 0.5)
         assert not torch.equal(transform.inverse_and_ladj(x)[0], scores[0][0])
+
+
+@pytest.mark.parametrize("mask", ["TFTF", "FTFT", "TTFF", "FFT", "TFT", "FTF", "TFFT", "TTFTF", "TF", "FT"])
+def test_every_partition_is_put_together_as_it_was(mask):
+    """By views or by an index, the first part perhaps without the batch dimensions of the second."""
+    keep = [letter == "T" for letter in mask]
+    partition, x = Partition(keep), torch.randn(5, 2, len(mask))
+    a, b = partition.split(x)
+    assert torch.equal(a, x[..., keep]) and torch.equal(b, x[..., [not k for k in keep]])
+    assert torch.equal(partition.join(a, b), x)
+    joined = partition.join(a[0], b)
+    assert torch.equal(joined[..., keep], a[0].expand(5, 2, -1)) and torch.equal(joined[..., [not k for k in keep]], b)

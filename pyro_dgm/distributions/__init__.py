@@ -10,5 +10,6 @@ from .flow import Flow, Proposal
 from .marginal import Marginal
 from .promise import Density, density_of
 from .pushforward import Pushforward
+from .unit_normal import UnitNormal
 
-__all__ = ["Density", "Flow", "Marginal", "Proposal", "Pushforward", "density_of"]
+__all__ = ["Density", "Flow", "Marginal", "Proposal", "Pushforward", "UnitNormal", "density_of"]

@@ -66,6 +66,12 @@ class GenerativeModel(Configured, PyroModule):
         extra = len(self.event_shape) - support.event_dim
         self.support = constraints.independent(support, extra) if extra > 0 else support
 
+    def __call__(self, *args: Any, **kwargs: Any) -> TorchDistribution:
+        """Calls :meth:`forward`, past Pyro's bookkeeping where no program runs and no weight has a prior."""
+        if pyro.poutine.runtime.am_i_wrapped() or has_random_weights(self):
+            return super().__call__(*args, **kwargs)
+        return nn.Module.__call__(self, *args, **kwargs)
+
     def forward(self, context: Tensor | None = None) -> TorchDistribution:
         """Returns p(x | c).
 
@@ -122,6 +128,8 @@ class GenerativeModel(Configured, PyroModule):
 
     def _random_weights(self) -> dict[str, Tensor]:
         """Samples the weights that have a prior (``PyroSample``), one site each, and returns them by name."""
+        if not self._pyro_context.active:
+            return {}
         for module in self.modules():
             for name in module._pyro_samples if isinstance(module, PyroModule) else ():
                 getattr(module, name)
@@ -157,6 +165,18 @@ class GenerativeModel(Configured, PyroModule):
                 "another model (a copy of this one?), so this one would not be trained; call "
                 "pyro.clear_param_store(), or train with pyro_dgm.fit, which needs no store"
             )
+
+
+def has_random_weights(model: nn.Module) -> bool:
+    """Whether a weight of the model has a prior (``PyroSample``); asked at every call, so quick."""
+    parts: list[nn.Module | None] = [model]
+    while parts:
+        part = parts.pop()
+        if part is not None:
+            if part.__dict__.get("_pyro_samples"):
+                return True
+            parts.extend(part._modules.values())
+    return False
 
 
 class TractableModel(GenerativeModel):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn import functional as F
 
+from ..distributions import UnitNormal
 from ..nn import Parameters, leave_autocast
 from .base import TractableModel
 
@@ -37,7 +38,7 @@ class StandardNormal(TractableModel):
         self.register_buffer("loc", torch.zeros(self.event_shape))
 
     def _distribution(self, context: Tensor | None) -> dist.TorchDistribution:
-        return dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(len(self.event_shape))
+        return UnitNormal(self.loc).to_event(len(self.event_shape))
 
 
 class DiagonalNormal(TractableModel):

@@ -97,9 +97,10 @@ class MaskedMLP(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Maps ``x`` with shape (*, D) and ``context`` with shape (*, context) to (*, D, out_per_feature)."""
-        h = self.layers[0](x)
+        first, *others = self.layers
+        h = first(x)
         if self.context is not None:
             h = h + self.context(context)
-        for layer in self.layers[1:]:
+        for layer in others:
             h = layer(self.activation(h))
         return h.unflatten(-1, (self.features, -1))

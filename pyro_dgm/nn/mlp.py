@@ -63,11 +63,13 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Maps ``x`` with shape (*, in_features) and ``context`` with shape (*, context) to (*, out_features)."""
-        h = self.layers[0](x)
+        first, *others = self.layers
+        h = first(x)
         if self.context is not None:
             h = h + self.context(context)
-        for layer in self.layers[1:]:
-            h = layer(self.activation(h))
+        sigma = self.activation
+        for layer in others:
+            h = layer(sigma(h))
         return h
 
 

@@ -15,12 +15,11 @@ import pyro
 import torch
 from pyro.infer import Trace_ELBO
 from pyro.infer.elbo import ELBO as PyroELBO
-from pyro.nn import PyroModule
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 
 from ..distributions import Marginal
-from ..models.base import ApproximateModel, GenerativeModel, TractableModel
+from ..models.base import ApproximateModel, GenerativeModel, TractableModel, has_random_weights
 from .base import Objective, num_data
 
 
@@ -116,6 +115,4 @@ class ELBO(Objective):
 
 def _is_plain(model: Any) -> bool:
     """Whether a model is nothing but its distributions: of this package's families, no weight of it having a prior."""
-    if not isinstance(model, TractableModel | ApproximateModel):
-        return False
-    return not any(module._pyro_samples for module in model.modules() if isinstance(module, PyroModule))
+    return isinstance(model, TractableModel | ApproximateModel) and not has_random_weights(model)

@@ -90,8 +90,7 @@ class Loop:
         if self._snapshot is None:
             self._take_snapshot()
         for move in self.moves:
-            if move.replay is not None:
-                move.replay.refresh()
+            move.refresh()
         with torch.no_grad(), ExitStack() as stack:
             if self.step:
                 stack.enter_context(pyro.validation_enabled(False))

@@ -24,6 +24,7 @@ from ..objectives import Player
 from .data import Batch
 from .graph import TensorFunction
 from .tracing import Optimise, Replay, differentiable, loss_and_gradients
+from .updates import FusedAdam
 
 Tracing = tuple[Optimise | None, int | None]
 
@@ -63,6 +64,7 @@ class Move:
     Attributes:
         count: Steps made so far.
         replay: What has been traced; ``None`` without tracing.
+        step: The optimizer's step.
     """
 
     def __init__(
@@ -72,20 +74,25 @@ class Move:
         self.clip, self.accumulate = clip, accumulate
         self.count = 0
         self.replay: Replay | None = None
+        self.step: Callable[[], None] = FusedAdam(optimizer)
 
     def gradient(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Leaves the gradient in the parameters; returns the loss, and whether it and the gradient are finite."""
         raise NotImplementedError
 
+    def refresh(self) -> None:
+        """Looks again at what Python holds, which may have changed since the last epoch."""
+        if self.replay is not None:
+            self.replay.refresh()
+        if isinstance(self.step, FusedAdam):
+            self.step.forget()
+
     def update(self) -> None:
         """Moves the parameters by the gradient; the learning rate changes before every step but the first."""
         if self.schedule is not None and self.count:
             self.schedule.step()
-        self._step()
+        self.step()
         self.count += 1
-
-    def _step(self) -> None:
-        self.optimizer.step()
 
     def _parts(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
         """The parts of a batch, each with its share of the data."""
@@ -121,12 +128,16 @@ class Direct(Move):
     ) -> None:
         super().__init__(player, optimizer, schedule, clip, accumulate)
         gradients = loss_and_gradients(_within(autocast, player.loss), player.parameters)
-        self.function = gradients if accumulate > 1 else _then_clip(gradients, clip)
-        self.replay = None if tracing is None else Replay(self.function, modules, *tracing)
+        one = accumulate == 1
+        self.function = _then_clip(gradients, clip, _all_finite) if one else gradients
+        if tracing is not None:
+            self.replay = Replay(_then_clip(gradients, clip) if one else gradients, modules, *tracing)
 
     def gradient(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Calls the function, or its replay from the second step on: the first is checked by Pyro's validation."""
         function = self.replay if self.replay is not None and self.count else self.function
+        for p in self.player.parameters:  # so that two gradients never take memory at once
+            p.grad = None
         if self.accumulate == 1:
             loss, finite, *gradients = function(*batch)
         else:
@@ -179,6 +190,8 @@ class Hooked(Move):
         self.game, self.wrapped, self.autocast, self.scaler = game, wrapped, autocast, scaler
         self.index = game.players.index(player)
         self.replay = replay
+        if scaler is not None:
+            self.step = self._scaled_step
 
     def gradient(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Runs backward on every part of the batch, the processes exchanging gradients at the last."""
@@ -206,12 +219,9 @@ class Hooked(Move):
         # a scaler lowers its scale where a scaled gradient overflows, and goes on
         return loss.isfinite() if self.scaler is not None else loss.isfinite() & norm.isfinite()
 
-    def _step(self) -> None:
-        if self.scaler is None:
-            self.optimizer.step()
-        else:
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
+    def _scaled_step(self) -> None:
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
 
 
 @contextmanager
@@ -247,18 +257,35 @@ def _within(autocast: Callable[[], Any], loss: Callable[..., Tensor]) -> Callabl
     return within
 
 
-def _then_clip(gradients: TensorFunction, clip: float | None) -> TensorFunction:
+def _norm_finite(gradients: list[Tensor]) -> Tensor:
+    return get_total_norm(gradients).isfinite()
+
+
+def _then_clip(
+    gradients: TensorFunction, clip: float | None, all_finite: Callable[[list[Tensor]], Tensor] = _norm_finite
+) -> TensorFunction:
     """Returns the function from a batch to the loss, whether all is finite, and the clipped gradients."""
 
     def function(*batch: Tensor) -> list[Tensor]:
         loss, *found = gradients(*batch)
-        norm = get_total_norm([g for g in found if g is not None])
-        if clip is not None:
-            shrink = _shrink(norm, clip)
-            found = [g if g is None else g * shrink.to(g.dtype) for g in found]
+        there = [g for g in found if g is not None]
+        if clip is None:
+            return [loss, loss.isfinite() & _all_finite(there), *found]
+        norm = get_total_norm(there)
+        shrink = _shrink(norm, clip)
+        found = [g if g is None else g * shrink.to(g.dtype) for g in found]
         return [loss, loss.isfinite() & norm.isfinite(), *found]
 
     return function
+
+
+def _all_finite(gradients: list[Tensor]) -> Tensor:
+    """What :func:`_norm_finite` tells, by the one kernel of torch's gradient scaler."""
+    if len({(g.device, g.layout) for g in gradients}) != 1 or gradients[0].layout != torch.strided:
+        return _norm_finite(gradients)
+    found, one = (make((), device=gradients[0].device) for make in (torch.zeros, torch.ones))
+    torch._amp_foreach_non_finite_check_and_unscale_(gradients, found, one)
+    return found == 0
 
 
 def _shrink(norm: Tensor, clip: float) -> Tensor:

@@ -20,6 +20,47 @@ from .base import Pass, Transform, check_width
 from .univariate import Affine, Univariate
 
 
+class Partition(nn.Module):
+    """A vector's features in two parts, taken apart and put together; by views where the two alternate or follow.
+
+    Args:
+        mask: One truth value per feature: true for those of the first part.
+    """
+
+    def __init__(self, mask: Sequence[bool]) -> None:
+        super().__init__()
+        a = [i for i, first in enumerate(mask) if first]
+        b = [i for i, first in enumerate(mask) if not first]
+        mask, self.sizes = list(mask), (len(a), len(b))
+        self.a_first = mask[0]
+        self.alternate = mask == [self.a_first, not self.a_first] * (len(mask) // 2)
+        self.follow = mask == sorted(mask, reverse=self.a_first)
+        self.register_buffer("a", torch.tensor(a))
+        self.register_buffer("b", torch.tensor(b))
+        position = {feature: i for i, feature in enumerate(a + b)}
+        self.register_buffer("order", torch.tensor([position[i] for i in range(len(mask))]))
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the two parts."""
+        if not (self.alternate or self.follow):
+            return x.index_select(-1, self.a), x.index_select(-1, self.b)
+        if self.alternate:
+            first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+        else:
+            first, second = x.split(self.sizes if self.a_first else self.sizes[::-1], -1)
+        return (first, second) if self.a_first else (second, first)
+
+    def join(self, x_a: Tensor, x_b: Tensor) -> Tensor:
+        """Puts the two parts together; the first may have fewer batch dimensions."""
+        x_a = x_a.expand(*x_b.shape[:-1], -1)
+        parts = (x_a, x_b) if self.a_first else (x_b, x_a)
+        if self.alternate:
+            return torch.stack(parts, -1).flatten(-2)
+        if self.follow:
+            return torch.cat(parts, -1)
+        return torch.cat([x_a, x_b], -1).index_select(-1, self.order)
+
+
 class Coupling(Transform):
     r"""A coupling transform with an MLP conditioner.
 
@@ -53,31 +94,27 @@ class Coupling(Transform):
     ) -> None:
         super().__init__()
         stays = [bool(m) for m in (mask.tolist() if isinstance(mask, Tensor) else mask)]
-        a = [i for i, m in enumerate(stays) if m]
-        b = [i for i, m in enumerate(stays) if not m]
-        if not a or not b:
+        if all(stays) or not any(stays):
             raise ValueError(
                 f"mask: expected at least one true and one false among {len(stays)} features, got {stays}; "
                 "use an autoregressive transform, which for one feature acts element by element"
             )
         self.univariate = univariate or Affine()
         size = self.univariate.size
-        self.conditioner = MLP(len(a), len(b) * size, hidden_features, context, activation, zero=True)
-        self.own = Parameters(len(a) * size, context) if transform_all else None
-        self.register_buffer("a", torch.tensor(a))
-        self.register_buffer("b", torch.tensor(b))
-        position = {feature: i for i, feature in enumerate(a + b)}
-        self.register_buffer("restore", torch.tensor([position[i] for i in range(len(stays))]))
+        self.partition = Partition(stays)
+        a, b = self.partition.sizes
+        self.conditioner = MLP(a, b * size, hidden_features, context, activation, zero=True)
+        self.own = Parameters(a * size, context) if transform_all else None
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Transforms the features B given the features A."""
         (x_a, x_b), g = self._split(x), self.univariate
         if self.own is None:
             y_b, ladj = g.forward_and_ladj(x_b, self._theta(x_a, context))
-            return self._join(x_a, y_b), ladj.sum(-1)
+            return self.partition.join(x_a, y_b), ladj.sum(-1)
         y_a, ladj_a = g.forward_and_ladj(x_a, self._own(context))
         y_b, ladj_b = g.forward_and_ladj(x_b, self._theta(y_a, context))
-        return self._join(y_a, y_b), ladj_a.sum(-1) + ladj_b.sum(-1)
+        return self.partition.join(y_a, y_b), ladj_a.sum(-1) + ladj_b.sum(-1)
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
         """Restores the features B given the features A, and A too, in one call of the family."""
@@ -85,19 +122,16 @@ class Coupling(Transform):
         theta = self._theta(y_a, context)
         if self.own is None:
             x_b, ladj = g.inverse_and_ladj(y_b, theta)
-            return self._join(y_a, x_b), ladj.sum(-1)
+            return self.partition.join(y_a, x_b), ladj.sum(-1)
         own = self._own(context)
         shape = torch.broadcast_shapes(theta.shape[:-2], own.shape[:-2])
         theta = torch.cat([own.expand(*shape, -1, -1), theta.expand(*shape, -1, -1)], -2)
         x, ladj = g.inverse_and_ladj(torch.cat([y_a, y_b], -1), theta)
-        return x.index_select(-1, self.restore), ladj.sum(-1)
+        return self.partition.join(*x.split(self.partition.sizes, -1)), ladj.sum(-1)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        check_width("Coupling", x, len(self.restore))
-        return x.index_select(-1, self.a), x.index_select(-1, self.b)
-
-    def _join(self, x_a: Tensor, x_b: Tensor) -> Tensor:
-        return torch.cat([x_a.expand(*x_b.shape[:-1], -1), x_b], -1).index_select(-1, self.restore)
+        check_width("Coupling", x, sum(self.partition.sizes))
+        return self.partition.split(x)
 
     def _theta(self, y_a: Tensor, context: Tensor | None) -> Tensor:
         return leave_autocast(self.conditioner(y_a, context)).unflatten(-1, (-1, self.univariate.size))

@@ -68,18 +68,20 @@ class Affine(Univariate):
     def __init__(self, bound: float = 3.0) -> None:
         self.bound = bound
 
-    def _log_scale(self, theta: Tensor) -> Tensor:
-        return self.bound * torch.tanh(theta[..., 1] / self.bound)
+    def _parameters(self, theta: Tensor) -> tuple[Tensor, Tensor]:
+        b, s_0 = theta.unbind(-1)
+        return b, self.bound * torch.tanh(s_0 / self.bound)
 
     def forward_and_ladj(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Scales and shifts."""
-        s = self._log_scale(theta)
-        return x * s.exp() + theta[..., 0], s
+        b, s = self._parameters(theta)
+        return x * s.exp() + b, s
 
     def inverse_and_ladj(self, y: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Undoes the shift, then the scale."""
-        s = self._log_scale(theta)
-        return (y - theta[..., 0]) * (-s).exp(), -s
+        b, s = self._parameters(theta)
+        minus_s = -s
+        return (y - b) * minus_s.exp(), minus_s
 
 
 class Spline(Univariate):

@@ -12,11 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from ....distributions import Flow
+from ....distributions import Flow, UnitNormal
 from ....transforms import Compose, Standardize, Support, Transform, as_transform
 from ....transforms.support import elementwise
 from ...base import TractableModel
@@ -57,7 +56,7 @@ class FlowModel(TractableModel):
         self.register_buffer("loc", torch.zeros(latent))
 
     def _distribution(self, context: Tensor | None) -> Flow:
-        base = dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
+        base = UnitNormal(self.loc).to_event(1)
         weights = self._random_weights()
         transform = _Realized(self.transform, self._pyro_context, weights) if weights else self.transform
         return Flow(base, transform, context)

@@ -7,12 +7,14 @@ The tracer runs the function once and writes down its tensor operations. Every t
 elsewhere (in a module, in Pyro's parameter store, in a closure) becomes an input: the very same object, so that whoever
 changes it is seen, and so that what the function changes in place is changed in place.
 
-That is right for later calls only if the operations and numbers do not depend on what this call happened to see, so
-the function is traced twice and has to give the same both times, may ask for the value of no tensor, and may have no
-shape that depends on one.
+That is right for later calls only if the operations and numbers do not depend on what this call happened to see. So
+the function is traced twice and has to give the same both times, may change no number that Python holds, may ask for
+the value of no tensor, and may have no shape that depends on one; and its graph, replayed once, has to give what the
+function itself gives with the same random numbers, and draw as many. All of that leaves no tensor changed.
 """
 
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -23,11 +25,16 @@ from pyro.infer.util import Dice
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from .data import Batch
-from .randomness import unchanged
+from .python_state import changed, python_state
+from .randomness import get_state, unchanged
 
 TensorFunction = Callable[..., Sequence[Tensor]]
+
+
+_one_thread = threading.RLock()  # Pyro's functions are replaced while a program is traced
 
 
 class UntraceableError(RuntimeError):
@@ -41,15 +48,26 @@ def capture(function: TensorFunction, batch: Batch, modules: Iterable[nn.Module]
         UntraceableError: If the function cannot be replayed, with the reason.
     """
     modules = list(modules)
+    numbers = python_state(modules, identities=False)
     with unchanged(batch[0].device):
         graph, state = _capture(function, batch, modules)
         again, state_again = _capture(function, batch, modules)
-    if graph.code != again.code or [*map(id, state)] != [*map(id, state_again)] or not _same_constants(graph, again):
+    if not same_graph((graph, state), (again, state_again)):
         raise UntraceableError(
             "two calls gave different operations or numbers; numbers that change from step to step (a counter, "
             "numpy's random numbers) belong in a buffer or have to be drawn by torch"
         )
+    name = changed(numbers, python_state(modules, identities=False))
+    if name is not None:
+        raise UntraceableError(f"every call changes {name!r}, which Python holds; a graph cannot: make it a buffer")
+    _check(function, graph, state, batch, modules)
     return graph, state
+
+
+def same_graph(one: tuple[GraphModule, list[Tensor]], other: tuple[GraphModule, list[Tensor]]) -> bool:
+    """Whether two captures are the same operations on the same tensors."""
+    same = one[0].code == other[0].code and [*map(id, one[1])] == [*map(id, other[1])]
+    return same and _same_constants(one[0], other[0])
 
 
 def _capture(function: TensorFunction, batch: Batch, modules: list[nn.Module]) -> tuple[GraphModule, list[Tensor]]:
@@ -61,23 +79,95 @@ def _capture(function: TensorFunction, batch: Batch, modules: list[nn.Module]) -
         _rebinding_becomes_copying(buffers)
         return list(outputs)
 
-    buffers = [(m, name, b) for root in modules for m in root.modules() for name, b in m._buffers.items()]
-    before = [b if b is None else b.detach().clone() for _, _, b in buffers]
+    buffers = buffers_of(modules)
     try:
-        graph = make_fx(kept)(*(t.detach() for t in batch))
+        with undone(buffers):
+            graph = make_fx(kept)(*(t.detach() for t in batch))
     except Exception as error:  # whatever the tracer or the program raises: the program itself decides what it meant
         raise UntraceableError(_reason(error)) from error
-    finally:
-        for (module, name, buffer), value in zip(buffers, before, strict=True):
-            module._buffers[name] = buffer
-            if buffer is not None:
-                with torch.no_grad():
-                    buffer.copy_(value)
     _refuse_dynamic_shapes(graph)
     return graph, _lift(graph)
 
 
-def _rebinding_becomes_copying(buffers: list[tuple[nn.Module, str, Tensor | None]]) -> None:
+def _check(
+    function: TensorFunction, graph: GraphModule, state: list[Tensor], batch: Batch, modules: list[nn.Module]
+) -> None:
+    """Compares one replay with the function itself, both from the same random state and the same tensors."""
+    device = batch[0].device
+
+    def run(call: Callable[[], Sequence[Tensor | None]]) -> tuple[list[Tensor | None], list[Tensor]]:
+        buffers = buffers_of(modules)
+        with unchanged(device), undone(buffers), pyro.validation_enabled(False):
+            outputs = [None if t is None else t.detach().clone() for t in call()]
+            drawn = get_state(device)
+            return outputs, [drawn[name] for name in ("torch", "device") if name in drawn]
+
+    try:
+        expected, drawn = run(lambda: function(*batch))
+        with torch.no_grad():
+            got, drawn_by_graph = run(lambda: graph(*state, *batch))
+    except Exception as error:
+        raise UntraceableError(f"its graph cannot be replayed ({_reason(error)})") from error
+    same = all(map(torch.equal, drawn, drawn_by_graph)) and all(map(_close, expected, got))
+    if not same:
+        raise UntraceableError(
+            "its graph gives something else than the program, which sets the random state, recomputes random numbers "
+            "(activation checkpoints), or depends on something that changes from call to call"
+        )
+
+
+def _close(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    one, other = (t.to(torch.complex128 if t.is_complex() else torch.float64).nan_to_num() for t in (one, other))
+    return bool((one - other).norm() <= 1e-3 * one.norm() + 1e-6)
+
+
+class _Undo(TorchDispatchMode):
+    """Remembers every tensor that an operation is about to change in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        for place, argument in enumerate(func._schema.arguments):
+            declared = argument.alias_info is not None and argument.alias_info.is_write
+            if not declared and argument.name not in ("running_mean", "running_var"):  # batch_norm does not declare
+                continue
+            value = args[place] if place < len(args) else kwargs.get(argument.name)
+            for tensor in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(tensor, Tensor) and id(tensor) not in self.before:
+                    self.before[id(tensor)] = (tensor, tensor.detach().clone())
+        return func(*args, **kwargs)
+
+
+Buffers = list[tuple[nn.Module, str, Tensor | None]]
+
+
+@contextmanager
+def undone(buffers: Buffers = ()) -> Iterator[None]:
+    """Within, tensors may be changed in place and buffers bound anew: at the end all are what they were."""
+    undo = _Undo()
+    try:
+        with undo:
+            yield
+    finally:
+        for module, name, buffer in buffers:
+            module._buffers[name] = buffer
+        with torch.no_grad():
+            for tensor, value in reversed(undo.before.values()):
+                if tensor.shape == value.shape:
+                    tensor.copy_(value)
+
+
+def buffers_of(modules: Iterable[nn.Module]) -> Buffers:
+    """Returns every buffer with its module and name."""
+    return [(m, name, b) for root in modules for m in root.modules() for name, b in m._buffers.items()]
+
+
+def _rebinding_becomes_copying(buffers: Buffers) -> None:
     """``self.count = self.count + 1`` would change nothing when replayed; the copy that stands for it does."""
     for module, name, buffer in buffers:
         now = module._buffers.get(name)
@@ -113,6 +203,7 @@ def _values_stay_tensors() -> Iterator[None]:
     import pyro.util
 
     names = ("torch_isnan", "torch_isinf")
+    _one_thread.acquire()
     functions = [getattr(pyro.util, name) for name in names]
     try:
         for name in names:
@@ -122,6 +213,7 @@ def _values_stay_tensors() -> Iterator[None]:
     finally:
         for name, function in zip(names, functions, strict=True):
             setattr(pyro.util, name, function)
+        _one_thread.release()
 
 
 def _lift(graph: GraphModule) -> list[Tensor]:
@@ -133,6 +225,8 @@ def _lift(graph: GraphModule) -> list[Tensor]:
         if node.op != "get_attr" or _is_constant(node):
             continue
         tensor = getattr(graph, node.target)
+        if not isinstance(tensor, Tensor):
+            raise UntraceableError(f"it draws from or calls a {type(tensor).__name__} of its own")
         if id(tensor) not in inputs:
             with graph.graph.inserting_before(start):
                 inputs[id(tensor)] = graph.graph.placeholder(f"state_{len(state)}")

@@ -11,26 +11,27 @@ as a list of tensor operations (:mod:`pyro_dgm.training.graph`), forward and bac
 optimised by Inductor (:mod:`pyro_dgm.training.compilation`). Random draws are operations of that list, so they stay
 random. What cannot be replayed is run as it is.
 
-What Python holds (a number in an attribute, the length of a list) is read when the program is traced.
-:meth:`Replay.refresh`, which ``fit`` calls at every epoch, notices that a number or mode of a module has changed, and
-traces again; what changes at every step belongs in a buffer.
+What Python holds (a number in an attribute, an entry of a list, which tensor a name stands for) is read when the
+program is traced. :meth:`Replay.refresh`, which ``fit`` calls after its callbacks, notices that something of that has
+changed (:mod:`pyro_dgm.training.python_state`), and traces again; what changes at every step belongs in a buffer.
 """
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from pyro.infer.elbo import ELBO
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
 from .data import Batch
-from .graph import TensorFunction, UntraceableError, capture
+from .graph import Buffers, TensorFunction, UntraceableError, buffers_of, capture, same_graph
+from .python_state import changed, python_state
 
 Optimise = Callable[[GraphModule, Sequence[Tensor]], TensorFunction]
 
 MAX_SHAPES = 16
+MOST_TRACES, STEPS_PER_TRACE = 8, 50
 
 
 class Replay:
@@ -57,22 +58,23 @@ class Replay:
         self.function, self.modules, self.optimise, self.rows = function, list(modules), optimise, rows
         self.reason: str | None = None
         self._graphs: dict[Any, TensorFunction] = {}
-        self._numbers = _numbers(self.modules)
+        self._captures: dict[Any, tuple[GraphModule, list[Tensor], TensorFunction]] = {}
+        self._state: dict[str, Any] | None = None
+        self._adopted: Buffers = []
+        self._traces = self._calls = 0
 
     def __call__(self, *batch: Tensor) -> Sequence[Tensor]:
         """Returns what the function returns, without a history for autograd."""
         key = self._key(batch)
         run = self._graphs.get(key)
+        self._calls += 1
         if run is None:
             try:
                 if len(self._graphs) >= MAX_SHAPES:
                     raise UntraceableError(f"batches come in more than {MAX_SHAPES} shapes")
                 run = self.prepare(*batch)
             except UntraceableError as error:
-                if self.reason is None:
-                    self.reason = str(error)
-                    message = f"training runs without a graph, since the loss cannot be traced: {self.reason}"
-                    warnings.warn(message, stacklevel=3)
+                self._refuse(str(error))
                 run = self._graphs[key] = self.function
         return run(*batch)
 
@@ -84,11 +86,18 @@ class Replay:
         """
         if self.reason is not None:
             raise UntraceableError(self.reason)
+        key = self._key(batch)
         graph, state = capture(self.function, batch, self.modules)
+        if self._state is None:
+            self._state, self._adopted = python_state(self.modules), buffers_of(self.modules)
+        self._traces += 1
         run: TensorFunction = graph
         self.rows = len(batch[0]) if self.rows is None else self.rows
-        if self.optimise is not None and len(batch[0]) == self.rows:
+        if key in self._captures and same_graph((graph, state), self._captures[key][:2]):
+            run = self._captures[key][2]  # what has changed does not matter
+        elif self.optimise is not None and len(batch[0]) == self.rows:
             run = self.optimise(graph, [t.detach() for t in (*state, *batch)])
+        self._captures[key] = graph, state, run
 
         def replay(*batch: Tensor) -> Sequence[Tensor]:
             if not torch.is_grad_enabled():  # as in the loop, where entering a context would cost more than the step
@@ -96,15 +105,40 @@ class Replay:
             with torch.no_grad():
                 return run(*state, *batch)
 
-        self._graphs[self._key(batch)] = replay
+        self._graphs[key] = replay
         return replay
 
     def refresh(self) -> None:
-        """Forgets the graphs if a number or a mode of a module has changed since they were made."""
-        numbers = _numbers(self.modules)
-        if numbers != self._numbers:
-            self._graphs.clear()
-            self._numbers = numbers
+        """Forgets the graphs if something that Python holds has changed since they were made."""
+        if self._state is None:
+            return
+        self._adopt()
+        name = changed(self._state, python_state(self.modules))
+        if name is None:
+            return
+        self._graphs.clear()
+        self._state = None
+        if self._traces > MOST_TRACES and self._calls < STEPS_PER_TRACE * self._traces:
+            self._refuse(f"{name!r} changes too often to trace again whenever it does; make it a buffer")
+
+    def _adopt(self) -> None:
+        """A buffer that has been bound anew (``model.beta = torch.tensor(0.5)``) gives its value to the graph's."""
+        for module, name, buffer in self._adopted:
+            now = module._buffers.get(name)
+            if now is buffer or now is None or buffer is None:
+                continue
+            if (now.shape, now.dtype, now.device) != (buffer.shape, buffer.dtype, buffer.device):
+                self._state = {}  # another buffer altogether
+                continue
+            with torch.no_grad():
+                module._buffers[name] = buffer.copy_(now)
+
+    def _refuse(self, reason: str) -> None:
+        """Says once why there will be no graph."""
+        if self.reason is None:
+            self.reason = reason
+            message = f"training runs without a graph, since the loss cannot be traced: {reason}"
+            warnings.warn(message, stacklevel=4)
 
     def _key(self, batch: Batch) -> Any:
         shapes = [(t.shape, t.stride(), t.dtype) for t in batch]
@@ -129,6 +163,10 @@ class Traced(nn.Module):
     def reason(self) -> str | None:
         """Why the loss is not replayed but run; ``None`` if it is replayed."""
         return self._replay.reason
+
+    def refresh(self) -> None:
+        """Traces again at the next call if a number, list or mode that Python holds has been changed since."""
+        self._replay.refresh()
 
     def forward(self, *batch: Tensor) -> Tensor:
         """Returns the loss of the batch, differentiable once, towards the parameters."""
@@ -165,7 +203,8 @@ def trace(objective: nn.Module, example_batch: Tensor | Batch, optimise: Optimis
             it is.
 
     Returns:
-        A module that maps a batch to the loss, with ``backward`` at no further cost.
+        A module that maps a batch to the loss, with ``backward`` at no further cost. It follows its tensors; after
+        changing anything else that the objective reads, call its ``refresh()``.
 
     Raises:
         UntraceableError: If the loss cannot be replayed, with the reason.
@@ -200,11 +239,3 @@ def _in_layout(gradient: Tensor | None, parameter: Tensor) -> Tensor | None:
     if gradient is None or gradient.stride() == parameter.stride():
         return gradient
     return torch.empty_like(parameter).copy_(gradient)
-
-
-def _numbers(modules: Iterable[nn.Module]) -> dict[tuple[int, str], Any]:
-    """The modes and numbers that modules and objectives hold: what a trace has read and cannot see change."""
-    plain = (bool, int, float, str, type(None))
-    parts: list[Any] = [part for root in modules for part in root.modules()]
-    parts += [value for part in parts for value in vars(part).values() if isinstance(value, ELBO)]
-    return {(id(part), name): value for part in parts for name, value in vars(part).items() if isinstance(value, plain)}

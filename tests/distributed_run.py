@@ -41,6 +41,7 @@ def main():
     parser.add_argument("folder", type=Path)
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--die", type=int, default=0)
+    parser.add_argument("--strategy", default="ddp")
     args = parser.parse_args()
     torch.set_num_threads(1)
     rank = int(os.environ.get("RANK", 0))
@@ -58,7 +59,7 @@ def main():
 
     history = fit(
         model, x, batch_size=16, max_epochs=args.epochs, seed=3, compile=args.kind == "traced", callbacks=[note],
-        devices=None if args.kind == "one" else "auto", strategy="ddp",
+        devices=None if args.kind == "one" else "auto", strategy=args.strategy,
         validation=x[:15] if args.kind in ("flow", "traced", "one") else None, ema=0.9 if args.kind == "vae" else None,
         checkpoint=args.folder / "run.ckpt" if args.epochs > 4 or args.die else None, resume=bool(args.die) or args.epochs > 4,  # noqa: E501
         checkpoint_every=0.0, logger=rows.append,

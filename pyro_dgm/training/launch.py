@@ -7,6 +7,7 @@ only the first prints and writes.
 """
 
 import os
+import signal
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ..objectives import Player
+from .checkpoint import heeding
 from .moves import Game, only
 from .sharding import Sharded
 
@@ -39,6 +41,8 @@ class Launch:
         device: This process's device.
         rank: This process.
         world_size: Number of processes.
+        sharded: Whether the processes share out the weights.
+        interrupted: Whether this process was told to stop (Ctrl-C) and the others have still to agree.
     """
 
     def __init__(
@@ -60,6 +64,7 @@ class Launch:
         self.autocast: Callable[[], Any] = self.fabric.autocast
         self.scaler: Any = getattr(self.fabric.strategy.precision, "scaler", None)
         self.sharded = strategy == "fsdp" and self.distributed
+        self.interrupted = False
         self._shares: Sharded | None = None
         if self.sharded and self.scaler is not None:
             raise ValueError(
@@ -79,18 +84,30 @@ class Launch:
 
     @contextmanager
     def sharing(self, game: Game) -> Iterator[None]:
-        """Within, the weights of the game are shared out if the strategy says so, and afterwards whole again."""
+        """Within, the weights of the game are shared out if the strategy says so, and afterwards whole again.
+
+        Processes have to stop together to make them whole, so the first Ctrl-C is noted for the next time they ask each
+        other; the second one interrupts at once.
+        """
         if not self.sharded:
             yield
             return
-        self._shares = Sharded(game, self.device, self.world_size)
-        failed = True
-        try:
-            yield
-            failed = False
-        finally:
-            self._shares.release(failed)
-            self._shares = None
+        with heeding(signal.SIGINT, self._interrupt):
+            self._shares = Sharded(game, self.device, self.world_size)
+            failed = True
+            try:
+                yield
+                failed = False
+            finally:
+                self._shares.release(failed)
+                self._shares = None
+        if self.interrupted:  # too late for anyone to ask
+            raise KeyboardInterrupt
+
+    def _interrupt(self) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
 
     def compilable(self, compile: Any) -> Any:
         """Returns the setting of ``compile`` that the strategy can follow."""

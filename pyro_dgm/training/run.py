@@ -136,14 +136,19 @@ class Run:
 
     def _after_step(self) -> None:
         self.bar.update()
-        if self.checkpoint is None:
+        if self.checkpoint is None and not self.launch.sharded:
             return
-        terminated, due = self.checkpoint.terminated, self.checkpoint.due
+        terminated, due = (
+            (False, False) if self.checkpoint is None else (self.checkpoint.terminated, self.checkpoint.due)
+        )
         if self.launch.distributed:
             if self.loop.step % AGREE_EVERY:
                 return
-            signals = torch.tensor([float(terminated), float(due and self.launch.first)], device=self.launch.device)
-            terminated, due = (bool(s) for s in self.launch.reduce(signals, "max"))
+            said = [terminated, due and self.launch.first, self.launch.interrupted]
+            signals = torch.tensor(said, dtype=torch.float32, device=self.launch.device)
+            terminated, due, interrupted = (bool(s) for s in self.launch.reduce(signals, "max"))
+            if interrupted:
+                raise KeyboardInterrupt
         if terminated or due:
             self.seconds = time.perf_counter() - self._begun
             self.loop.check_weights()  # never over a checkpoint with weights that are finite

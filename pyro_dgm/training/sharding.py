@@ -31,7 +31,7 @@ from torch import distributed as dist
 from .moves import Game
 from .parts import copy_, full
 
-PATIENCE = timedelta(seconds=20)  # how long a process that fails waits for the others' parts
+PATIENCE = timedelta(seconds=10)  # how long a process that fails waits for the others' parts
 
 
 @dataclass
@@ -89,6 +89,7 @@ class Sharded(nn.Module):
             weight.original.grad = None
             if weight.name is not None:
                 self.register_parameter(weight.name, weight.original)
+        self.cut = [weight for weight in self.weights if weight.name is not None]
         fully_shard(self, mesh=mesh, reshard_after_forward=False)
         for weight in self.weights:
             original = weight.original
@@ -149,15 +150,12 @@ class Sharded(nn.Module):
     @contextmanager
     def whole(self) -> Iterator[None]:
         """Within, the modules and players hold the parameters themselves, whole; what is done to them stays."""
-        for weight in self.weights:
-            if weight.name is not None:
-                weight.original.data = full(weight.part.detach())
+        self._gather()
         self._place_originals()
         try:
             yield
         finally:
-            split = [weight for weight in self.weights if weight.name is not None]
-            copy_([weight.part for weight in split], [weight.original.detach() for weight in split])
+            copy_([weight.part for weight in self.cut], [weight.original.detach() for weight in self.cut])
             self._give_up()
 
     def release(self, failed: bool) -> None:
@@ -172,34 +170,35 @@ class Sharded(nn.Module):
             if failed:
                 self._say_farewell()
             else:
-                for weight in self.weights:
-                    if weight.name is not None:
-                        weight.original.data = full(weight.part.detach())
+                self._gather()
                 dist.destroy_process_group(self._farewell)
         finally:
             self._place_originals()
             game.whole = nullcontext
 
+    def _gather(self) -> None:
+        for weight in self.cut:
+            weight.original.data = full(weight.part.detach())
+
     @torch.no_grad()
     def _say_farewell(self) -> None:
-        mine = [weight.part.detach().to_local().cpu().clone() for weight in self.weights]
+        mine = [weight.part.detach().to_local().clone().cpu() for weight in self.weights]
         everyones: list[Any] = [None] * self.world_size
         try:
             dist.all_gather_object(everyones, mine, group=self._farewell)
         except RuntimeError as error:
             warnings.warn(
-                f"the weights are lost, since this process failed and the others did not answer ({error}); what was "
-                "trained is in the last checkpoint",
+                "the weights are lost, and NaN now, since this process failed and the others did not answer "
+                f"({error}); go on from the last checkpoint",
                 stacklevel=2,
             )
-            everyones = [[torch.full_like(t, torch.nan) for t in mine]]
+            everyones = [[torch.full(weight.part.shape, torch.nan) for weight in self.weights]]
         for weight, pieces in zip(self.weights, zip(*everyones, strict=True), strict=True):
+            value = (pieces[0] if weight.name is None else torch.cat(pieces)).to(weight.part.to_local())
             if weight.name is None:
-                weight.original.copy_(pieces[0])
-            elif len(pieces) == self.world_size:
-                weight.original.data = torch.cat(pieces).to(weight.part.device)
+                weight.original.copy_(value)
             else:
-                weight.original.data = torch.full(weight.part.shape, torch.nan).to(weight.part.to_local())
+                weight.original.data = value
 
     def _place_parts(self) -> None:
         for weight in self.weights:
@@ -216,8 +215,8 @@ class Sharded(nn.Module):
         (game,) = self._game
         for weight in self.weights:
             weight.original.grad = None
-            if weight.name is not None:
-                weight.original.data = weight.original.data.new_empty(0)
+        for weight in self.cut:
+            weight.original.data = weight.original.data.new_empty(0)
         self._place_parts()
         game.players[:] = self._shares
 

@@ -1,18 +1,29 @@
 """A script for ``torchrun``: fits a model on several processes and writes what each of them ended with.
 
-torchrun --nproc-per-node=2 tests/distributed_run.py KIND FOLDER [--epochs N] [--die EPOCH]
+torchrun --nproc-per-node=2 tests/distributed_run.py KIND FOLDER [--strategy S] [--epochs N] [--die EPOCH]
 """
 
 import argparse
+import copy
 import os
+import pickle
+import signal
 import sys
+from functools import partial
 from pathlib import Path
 
+import pyro
 import torch
+from pyro import distributions as dist
+from pyro.infer import Trace_ELBO
+from pyro.nn import PyroModule, PyroParam
 from torch import nn
+from torch.optim import Adam
 
 from pyro_dgm import fit
 from pyro_dgm.models import GAN, VAE, DiagonalNormal, NormalizingFlow, StandardNormal
+from pyro_dgm.objectives import ELBO
+from pyro_dgm.training import NonFiniteError
 from pyro_dgm.transforms import ActNorm, Coupling
 
 
@@ -23,6 +34,55 @@ class Norm(nn.Sequential):
         super().__init__(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 4))
 
 
+class Odd(nn.Module):
+    """A loss with parameters that cannot be cut in two, or are held twice, or do not move."""
+
+    def __init__(self):
+        super().__init__()
+        self.scalar = nn.Parameter(torch.rand(()))
+        self.row = nn.Parameter(torch.rand(1, 2))
+        self.transposed = nn.Parameter(torch.rand(3, 2).t())
+        self.net, self.tied = nn.Linear(2, 5), nn.Linear(2, 5)
+        self.tied.weight = self.net.weight
+        self.rnn = nn.GRU(2, 3)
+        self.double()
+        self.single = nn.Parameter(torch.rand(2))
+        self.frozen = nn.Parameter(torch.rand(4), requires_grad=False)
+
+    def forward(self, x):
+        y = self.net(x).tanh() * self.scalar + self.tied(x) + self.rnn(x[None])[0].square().mean()
+        return (y - 1).square().mean() + (x * self.row @ self.transposed).square().mean() + self.single.sum()
+
+
+class Decoder(PyroModule):
+    """A model whose parameters Pyro's store may come to hold."""
+
+    def __init__(self):
+        super().__init__()
+        self.decode = PyroModule[nn.Linear](2, 2)
+        self.noise = PyroParam(torch.rand(2) + 1, dist.constraints.positive)
+        self.double()
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros_like(x), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(self.decode(z), self.noise).to_event(1), obs=x)
+
+
+class Encoder(PyroModule):
+    """Its guide."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode = PyroModule[nn.Linear](2, 2)
+        self.scale = PyroParam(torch.rand(2) + 1, dist.constraints.positive)
+        self.double()
+
+    def forward(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.encode(x), self.scale).to_event(1))
+
+
 def make(kind, rank):
     torch.manual_seed(rank)  # the first process's weights have to win
     x = 5 + 3 * torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
@@ -31,43 +91,128 @@ def make(kind, rank):
     if kind == "vae":
         vae = VAE(StandardNormal(2), DiagonalNormal(2, 2, network=Norm()), DiagonalNormal(2, 2, (8,)))
         return vae, x
+    if kind == "odd":
+        return Odd(), x.double()
     layers = [Coupling([1, 0], None, (8,)), ActNorm(2), Coupling([0, 1], None, (8,))]
     return NormalizingFlow(2, layers).double(), x.double()
 
 
+def flat(model):
+    return torch.cat([t.detach().double().flatten() for t in model.state_dict().values()])
+
+
+def is_plain(model, parameters):
+    """Whether a model holds the parameters that it held before, and nothing else that training put there."""
+    same = all(p is q for p, q in zip(model.parameters(), parameters, strict=True))
+    plain = all(type(p) is nn.Parameter and type(p.data) is torch.Tensor and p.grad is None for p in parameters)
+    clean = all(
+        not (m._forward_pre_hooks or m._forward_hooks or m._state_dict_pre_hooks or m._load_state_dict_pre_hooks)
+        and not any("fsdp" in name for name in (type(m).__name__.lower(), *vars(m)))
+        for m in model.modules()
+    )
+    copied = torch.equal(flat(copy.deepcopy(model)), flat(model)) and bool(pickle.dumps(model.state_dict()))
+    return same and plain and clean and copied
+
+
+def ends(folder, rank):
+    """Training that ends before its time: what it raised, the weights that were left, whether they are plain."""
+    settings = {"batch_size": 16, "seed": 3, "devices": "auto", "strategy": "fsdp", "progress": False}
+
+    def send(number, history, trained):
+        if rank == 1 and len(history) == 2:
+            os.kill(os.getpid(), number)
+
+    def spoil(history, trained):
+        if len(history) == 2:
+            with torch.no_grad():
+                next(trained.parameters()).fill_(float("nan"))
+
+    class OneBad(Odd):
+        def forward(self, x):
+            loss = super().forward(x)
+            self.calls = getattr(self, "calls", 0) + 1
+            return loss * float("inf") if rank == 1 and self.calls > 6 else loss
+
+    flow, x = make("flow", rank)
+    again, _ = make("flow", rank)
+    found = []
+    for model, how in (
+        (flow, {"callbacks": [partial(send, signal.SIGTERM)], "checkpoint": folder / "run.ckpt"}),
+        (again, {"callbacks": [partial(send, signal.SIGINT)], "ema": 0.9}),
+        (make("flow", rank)[0], {"callbacks": [spoil]}),
+        (OneBad(), {"validation": 0.25}),
+    ):
+        parameters = list(model.parameters())
+        try:
+            fit(model, x, max_epochs=20, **how, **settings)
+        except (SystemExit, KeyboardInterrupt, NonFiniteError) as error:
+            found.append((type(error).__name__, flat(model), is_plain(model, parameters)))
+    return found
+
+
+def programs(rank):
+    """Losses by Pyro's programs: with a store that holds the parameters, and with one that does not."""
+    found = []
+    for bind, strategy in ((Trace_ELBO(), "fsdp"), (Trace_ELBO(), "ddp"), (ELBO(), "fsdp"), (ELBO(), "ddp")):
+        pyro.clear_param_store()
+        _, x = make("flow", rank)
+        model, guide = Decoder(), Encoder()
+        parameters = list(model.parameters())
+        settings = {"batch_size": 16, "seed": 3, "devices": "auto", "strategy": strategy, "progress": False}
+        fit(bind(model, guide), x, max_epochs=3, validation=0.25, **settings)
+        found.append((strategy, torch.cat([flat(model), flat(guide)]), is_plain(model, parameters)))
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=["flow", "traced", "game", "vae", "one"])
+    parser.add_argument("kind", choices=["flow", "traced", "game", "vae", "odd", "ends", "programs"])
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--strategy", default="ddp", choices=["ddp", "fsdp", "one"])
     parser.add_argument("--epochs", type=int, default=4)
     parser.add_argument("--die", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
     rank = int(os.environ.get("RANK", 0))
+    if args.kind in ("ends", "programs"):
+        found = ends(args.folder, rank) if args.kind == "ends" else programs(rank)
+        torch.save(found, args.folder / f"rank{rank}.pt")
+        return
     if args.kind == "traced":
         import pyro_dgm.training.assembly as assembly
 
         assembly.inductor = lambda graph, inputs: graph
     model, x = make(args.kind, rank)
-    epochs, rows = [], []
+    parameters = list(model.parameters())
+    epochs, rows, plain, optimizers = [], [], [], []
 
     def note(history, trained):
-        epochs.append(torch.cat([t.detach().double().flatten() for t in trained.state_dict().values()]))
+        epochs.append(flat(trained))
+        plain.append(is_plain(trained, parameters))
         if args.die and rank == 1 and len(history) == args.die:
             os._exit(7)
 
+    def adam(parameters):
+        optimizers.append(Adam(parameters, lr=1e-3, fused=True))
+        return optimizers[-1]
+
+    keeps = args.epochs > 4 or args.die
     history = fit(
         model, x, batch_size=16, max_epochs=args.epochs, seed=3, compile=args.kind == "traced", callbacks=[note],
-        devices=None if args.kind == "one" else "auto", strategy="ddp",
-        validation=x[:15] if args.kind in ("flow", "traced", "one") else None, ema=0.9 if args.kind == "vae" else None,
-        checkpoint=args.folder / "run.ckpt" if args.epochs > 4 or args.die else None, resume=bool(args.die) or args.epochs > 4,  # noqa: E501
-        checkpoint_every=0.0, logger=rows.append,
+        devices=None if args.strategy == "one" else "auto", strategy=args.strategy.replace("one", "auto"),
+        optimizer=adam if args.kind in ("flow", "odd") else None, accumulate=2 if args.kind == "odd" else 1,
+        validation=x[:15] if args.kind in ("flow", "traced") else None,
+        ema=0.9 if args.kind in ("vae", "odd") else None,
+        checkpoint=args.folder / "run.ckpt" if keeps else None, resume=bool(keeps), checkpoint_every=0.0,
+        logger=rows.append,
     )  # fmt: skip
+    plain.append(is_plain(model, parameters))
     state = {name: t.detach() for name, t in model.state_dict().items()}
-    noise = torch.randn(4)
+    moments = [each["exp_avg"] for optimizer in optimizers for each in optimizer.state.values()]
+    held = sum((m.to_local() if hasattr(m, "to_local") else m).numel() for m in moments)
     torch.save(
-        {"epochs": epochs, "state": state, "loss": history["loss"] if "loss" in history.columns else [], "noise": noise,
-         "told": len(rows)},
+        {"epochs": epochs, "state": state, "loss": history["loss"] if "loss" in history.columns else [],
+         "noise": torch.randn(4), "told": len(rows), "plain": plain, "held": [held, sum(m.numel() for m in moments)]},
         args.folder / f"rank{rank}.pt",
     )  # fmt: skip
 

@@ -132,7 +132,7 @@ def make_loop(
             if tracing is not None:
                 game.losses[index], replay = replayed(game, index, launch.autocast, tracing)
             common = (player, optim, plan, clip, accumulate)
-            moves.append(Hooked(*common, game, wrapped, launch.autocast, launch.scaler, replay))
+            moves.append(Hooked(*common, game, wrapped, launch.autocast, launch.scaler, replay, launch.mean))
         else:
             moves.append(Direct(player, optim, plan, clip, accumulate, [game], launch.autocast, tracing))
     fused = all(move.optimizer.param_groups[0].get("fused") for move in moves)

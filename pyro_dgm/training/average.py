@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .parts import copy_
+
 
 class Average:
     """The moving average of some parameters.
@@ -41,11 +43,11 @@ class Average:
     def in_place(self) -> Iterator[None]:
         """Within, the parameters hold their average."""
         present = [p.clone() for p in self.parameters]
-        torch._foreach_copy_(self.parameters, self.average)
+        copy_(self.parameters, self.average)
         try:
             yield
         finally:
-            torch._foreach_copy_(self.parameters, present)
+            copy_(self.parameters, present)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint needs."""
@@ -53,5 +55,5 @@ class Average:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores what :meth:`state_dict` returned."""
-        torch._foreach_copy_(self.average, state["average"])
+        copy_(self.average, state["average"])
         self.count = state["count"]

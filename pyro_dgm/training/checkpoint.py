@@ -12,10 +12,9 @@ checkpoint written, and the process exits with status 143.
 import signal
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -115,18 +114,23 @@ class Checkpoint:
                 "start anew with another path"
             )
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Within, SIGTERM is noted instead of killing the process; only the main thread can listen."""
+    def listening(self) -> AbstractContextManager[None]:
+        """Within, SIGTERM is noted instead of killing the process."""
 
-        def note(number: int, frame: FrameType | None) -> None:
+        def note() -> None:
             self.terminated = True
 
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        previous = signal.signal(signal.SIGTERM, note)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, previous)
+        return heeding(signal.SIGTERM, note)
+
+
+@contextmanager
+def heeding(number: int, note: Callable[[], None]) -> Iterator[None]:
+    """Within, a signal does nothing but call a function; only the main thread can listen."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(number, lambda *_: note())
+    try:
+        yield
+    finally:
+        signal.signal(number, previous)

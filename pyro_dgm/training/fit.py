@@ -102,7 +102,9 @@ def fit(
         checkpoint_every: Seconds between two checkpoints.
         device: Where to train, the model moving there; where the model is when ``None``.
         devices: Processes per machine, or ``"auto"``: as many as ``torchrun`` has started; ``None`` for this one alone.
-        strategy: How processes share the work: ``"ddp"``, which ``"auto"`` means too.
+        strategy: What processes share out: with ``"ddp"``, which ``"auto"`` means too, the data; with ``"fsdp"`` also
+            weights, optimizer states, averages and best weights, of which each then keeps a part. Weights and gradients
+            are whole while a step is computed, weights also for validation and callbacks; nothing is compiled.
         num_nodes: Machines.
         precision: Fabric's precision, e.g. ``"bf16-mixed"``; that of the parameters when ``None``. Log-densities and
             log-determinants stay in float32.
@@ -156,7 +158,8 @@ def fit(
         if launch.first and isinstance(target, GenerativeModel) and not is_initialized(target):
             target.initialize(*head)
         steps = len(train) * max_epochs
-        tracing = make_tracing(compile, steps, train, accumulate)
+        stack.enter_context(launch.sharing(game))
+        tracing = make_tracing(launch.compilable(compile), steps, train, accumulate)
         loop = make_loop(launch, game, optimizer, schedule, gradient_clip, accumulate, steps, tracing)
         average = None
         if ema is not None:  # of the weights that the processes now share

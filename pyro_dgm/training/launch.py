@@ -1,21 +1,27 @@
 """The processes of a run: Lightning Fabric starts or joins them, and says which device and precision each has.
 
 A script that calls ``fit(..., devices="auto", strategy="ddp")`` is started by ``torchrun --nproc-per-node=K
-script.py``, on several machines with ``--nnodes`` and ``num_nodes=``; gradients are exchanged by PyTorch's own engine.
-Every process sees the whole of the data and takes its share of each batch; only the first prints and writes.
+script.py``, on several machines with ``--nnodes`` and ``num_nodes=``; gradients are exchanged by PyTorch's own engines,
+and with ``strategy="fsdp"`` weights too. Every process sees the whole of the data and takes its share of each batch;
+only the first prints and writes.
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+import signal
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..objectives import Player
+from .checkpoint import heeding
 from .moves import Game, only
+from .sharding import Sharded
 
-STRATEGIES = ("auto", "ddp")
+STRATEGIES = ("auto", "ddp", "fsdp")
 
 
 class Launch:
@@ -25,8 +31,8 @@ class Launch:
         device: Where to train with one process.
         devices: Processes on this machine, or ``"auto"``: all that the launcher has started, or one per
             accelerator; ``None`` for one process.
-        strategy: ``"ddp"`` keeps the weights on every device; ``"auto"`` is ``"ddp"`` where there is more than one
-            process.
+        strategy: ``"ddp"`` keeps the weights on every device, ``"fsdp"`` a part of them; ``"auto"`` is ``"ddp"`` where
+            there is more than one process.
         num_nodes: Machines.
         precision: Fabric's precision.
         logger: A logger of Fabric's, a callable, a sequence of them, or ``None``.
@@ -35,6 +41,8 @@ class Launch:
         device: This process's device.
         rank: This process.
         world_size: Number of processes.
+        sharded: Whether the processes share out the weights.
+        interrupted: Whether this process was told to stop (Ctrl-C) and the others have still to agree.
     """
 
     def __init__(
@@ -55,6 +63,14 @@ class Launch:
         self.rank, self.world_size = self.fabric.global_rank, self.fabric.world_size
         self.autocast: Callable[[], Any] = self.fabric.autocast
         self.scaler: Any = getattr(self.fabric.strategy.precision, "scaler", None)
+        self.sharded = strategy == "fsdp" and self.distributed
+        self.interrupted = False
+        self._shares: Sharded | None = None
+        if self.sharded and self.scaler is not None:
+            raise ValueError(
+                f"precision: expected one whose losses need no scaling with strategy='fsdp', such as 'bf16-mixed', "
+                f"got {precision!r}"
+            )
 
     @property
     def distributed(self) -> bool:
@@ -66,10 +82,48 @@ class Launch:
         """Whether this process is the one that prints and writes."""
         return self.rank == 0
 
+    @contextmanager
+    def sharing(self, game: Game) -> Iterator[None]:
+        """Within, the weights of the game are shared out if the strategy says so, and afterwards whole again.
+
+        Processes have to stop together to make them whole, so the first Ctrl-C is noted for the next time they ask each
+        other; the second one interrupts at once.
+        """
+        if not self.sharded:
+            yield
+            return
+        with heeding(signal.SIGINT, self._interrupt):
+            self._shares = Sharded(game, self.device, self.world_size)
+            failed = True
+            try:
+                yield
+                failed = False
+            finally:
+                self._shares.release(failed)
+                self._shares = None
+        if self.interrupted:  # too late for anyone to ask
+            raise KeyboardInterrupt
+
+    def _interrupt(self) -> None:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+
+    def compilable(self, compile: Any) -> Any:
+        """Returns the setting of ``compile`` that the strategy can follow."""
+        if self.sharded and compile is True:
+            warnings.warn(
+                "training runs without a graph, since the weights are other tensors at every step with strategy='fsdp'",
+                stacklevel=3,
+            )
+        return False if self.sharded else compile
+
     def wrap(self, game: Game, player: Player) -> nn.Module:
         """Returns the game as a distributed module for one player's parameters, alike on all processes."""
         if not self.distributed:
             return game
+        if self._shares is not None:
+            return self._shares
         with only(player, game.players):
             return self.fabric.strategy.setup_module(game)
 
@@ -80,6 +134,10 @@ class Launch:
     def reduce(self, value: Tensor, by: str) -> Tensor:
         """Returns the ``"sum"``, ``"mean"`` or ``"max"`` of a tensor over the processes."""
         return self.fabric.all_reduce(value, reduce_op=by) if self.distributed else value
+
+    def mean(self, value: Tensor) -> Tensor:
+        """Returns the mean of a tensor over the processes."""
+        return self.reduce(value, "mean")
 
     @torch.no_grad()
     def align(self, buffers: Iterable[Tensor]) -> None:

@@ -18,6 +18,7 @@ from torch.nn.utils import get_total_norm
 
 from .data import Batch, Batches
 from .moves import Game, Move
+from .parts import full
 
 SNAPSHOT_SECONDS = 1.0  # an epoch may be a single step of microseconds
 
@@ -112,7 +113,7 @@ class Loop:
             NonFiniteError: If weights are not finite; they then are what they were at the last check.
         """
         self._raise_if_bad()
-        if self.recent and not bool(get_total_norm(self._parameters()).isfinite()):
+        if self.recent and not bool(full(get_total_norm(self._parameters())).isfinite()):
             self.bad.fill_(self._code(*self.recent[-1][:2]))
             self._raise_if_bad()
         self._take_snapshot()
@@ -177,7 +178,8 @@ class Loop:
         step, k = divmod(code, len(self.moves))
         number, batch = next(entry[2:] for entry in self.recent if entry[:2] == (step, k))
         player = self.moves[k].player
-        offenders = self._offenders(k, batch)
+        with self.game.whole():
+            offenders = self._offenders(k, batch)
         self._restore()
         message = (
             f"the {player.name} or its gradient was not finite at step {step} (batch {number} of its epoch); "
@@ -189,7 +191,7 @@ class Loop:
     def _restore(self) -> None:
         """Gives tensors that an update or a running statistic has spoiled their values at the last check."""
         for name, tensor in self.game.state_dict().items():
-            if not bool(tensor.isfinite().all()):
+            if not bool(full(tensor).isfinite().all()):
                 tensor.copy_(self._snapshot[name])
         self.forget_gradients()
 
@@ -201,7 +203,7 @@ class Loop:
 
     def _offenders(self, k: int, batch: Batch) -> str:
         """Runs the bad batch again and tells what is not finite, and the range of the data."""
-        player = self.moves[k].player
+        player = self.game.players[k]
         with pyro.validation_enabled(False), torch.enable_grad():
             loss = player.loss(*batch)
             gradients = torch.autograd.grad(loss, player.parameters, allow_unused=True)

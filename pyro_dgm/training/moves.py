@@ -11,7 +11,7 @@ the parts' gradients: the same step in less memory.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from ..objectives import Player
 from .data import Batch
 from .graph import TensorFunction
+from .parts import full
 from .tracing import Optimise, Replay, differentiable, loss_and_gradients
 from .updates import FusedAdam
 
@@ -37,6 +38,10 @@ class Game(nn.Module):
         players: Its players.
         stored: Further parameters, those in Pyro's parameter store that no module owns, by name.
         owners: Further modules that the loss uses.
+
+    Attributes:
+        whole: Makes a context in which modules and players hold whole parameters, as they always do unless those are
+            shared out among processes (:mod:`pyro_dgm.training.sharding`).
     """
 
     def __init__(
@@ -52,6 +57,7 @@ class Game(nn.Module):
         self.stored = nn.ParameterDict({name.replace(".", "/"): p for name, p in (stored or {}).items()})
         self.owners = nn.ModuleList(owners)
         self.losses: list[Callable[..., Tensor]] = [player.loss for player in self.players]
+        self.whole: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def forward(self, player: int, *batch: Tensor) -> Tensor:
         """Returns a player's loss."""
@@ -171,6 +177,7 @@ class Hooked(Move):
         autocast: Makes the context in which the loss is computed.
         scaler: Scales a half-precision loss, and skips steps whose gradient overflowed; ``None`` for none.
         replay: What the game replays for this player's loss, if anything.
+        mean: Returns the mean of a tensor over the processes.
     """
 
     def __init__(
@@ -185,16 +192,17 @@ class Hooked(Move):
         autocast: Callable[[], Any],
         scaler: Any,
         replay: Replay | None,
+        mean: Callable[[Tensor], Tensor],
     ) -> None:
         super().__init__(player, optimizer, schedule, clip, accumulate)
         self.game, self.wrapped, self.autocast, self.scaler = game, wrapped, autocast, scaler
         self.index = game.players.index(player)
-        self.replay = replay
+        self.replay, self.mean = replay, mean
         if scaler is not None:
             self.step = self._scaled_step
 
     def gradient(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Runs backward on every part of the batch, the processes exchanging gradients at the last."""
+        """Runs backward on every part of the batch, the processes exchanging gradients and losses at the last."""
         self.optimizer.zero_grad(set_to_none=True)
         total: Tensor | float = 0.0
         parts = list(self._parts(batch))
@@ -206,6 +214,9 @@ class Hooked(Move):
                     loss = weight * self.wrapped(self.index, *part)
                 (loss if self.scaler is None else self.scaler.scale(loss)).backward()
             total = total + loss.detach()
+        if hasattr(self.wrapped, "exchange"):
+            self.wrapped.exchange()
+        total = self.mean(total)  # so that all processes find it finite, or none
         return total, self._clip(total)
 
     def _clip(self, loss: Tensor) -> Tensor:
@@ -213,7 +224,7 @@ class Hooked(Move):
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.player.parameters if p.grad is not None]
-        norm = get_total_norm(gradients)
+        norm = full(get_total_norm(gradients))
         if self.clip is not None:
             torch._foreach_mul_(gradients, _shrink(norm, self.clip))
         # a scaler lowers its scale where a scaled gradient overflows, and goes on

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from . import randomness
 from .average import Average
@@ -23,6 +24,7 @@ from .history import History, Row
 from .launch import Launch
 from .loop import Loop, NonFiniteError
 from .moves import Move
+from .parts import alike, collect, copy_
 
 Callback = Callable[[History, nn.Module], bool | None]
 AGREE_EVERY = 10  # steps between two times that processes ask each other whether to stop or to write
@@ -96,9 +98,6 @@ class Run:
         self.launch.align(self.loop.game.buffers())
         self.epoch += 1
         self.seconds = time.perf_counter() - self._begun
-        if self.launch.distributed:
-            means = torch.tensor([*losses.values()], dtype=torch.float64, device=self.launch.device)
-            losses = dict(zip(losses, self.launch.reduce(means, "mean").tolist(), strict=True))
         row: Row = {"epoch": self.epoch, "step": self.loop.step, "seconds": self.seconds, **losses}
         with nullcontext() if self.average is None else self.average.in_place():
             if self.held is not None:
@@ -107,7 +106,8 @@ class Run:
             if not self.bar.disable:
                 self.bar.set_postfix({c: f"{row[c]:.4g}" for c in self.history.losses}, refresh=False)
             self.launch.log(row)
-            stop = self.launch.agree(any([callback(self.history, self.target) for callback in self.callbacks]))
+            with self.loop.game.whole() if self.callbacks else nullcontext():
+                stop = self.launch.agree(any([callback(self.history, self.target) for callback in self.callbacks]))
         if stop:
             self.history.stopped = "callback"
         elif self.patience is not None and self.epoch - (self.history.best_epoch or 0) >= self.patience:
@@ -136,14 +136,19 @@ class Run:
 
     def _after_step(self) -> None:
         self.bar.update()
-        if self.checkpoint is None:
+        if self.checkpoint is None and not self.launch.sharded:
             return
-        terminated, due = self.checkpoint.terminated, self.checkpoint.due
+        terminated, due = (
+            (False, False) if self.checkpoint is None else (self.checkpoint.terminated, self.checkpoint.due)
+        )
         if self.launch.distributed:
             if self.loop.step % AGREE_EVERY:
                 return
-            signals = torch.tensor([float(terminated), float(due and self.launch.first)], device=self.launch.device)
-            terminated, due = (bool(s) for s in self.launch.reduce(signals, "max"))
+            said = [terminated, due and self.launch.first, self.launch.interrupted]
+            signals = torch.tensor(said, dtype=torch.float32, device=self.launch.device)
+            terminated, due, interrupted = (bool(s) for s in self.launch.reduce(signals, "max"))
+            if interrupted:
+                raise KeyboardInterrupt
         if terminated or due:
             self.seconds = time.perf_counter() - self._begun
             self.loop.check_weights()  # never over a checkpoint with weights that are finite
@@ -157,7 +162,7 @@ class Run:
         game, device = self.loop.game, self.launch.device
         game.eval()
         total = torch.zeros(2, device=device)
-        with randomness.unchanged(device):
+        with game.whole(), randomness.unchanged(device):
             torch.manual_seed(self.launch.rank)
             for batch in self.held or ():
                 with self.launch.autocast():
@@ -182,7 +187,7 @@ class Run:
         if self.best_weights is not None:
             self.loop.game.load_state_dict(self.best_weights)
         elif self.average is not None and self.average.count:
-            torch._foreach_copy_(self.average.parameters, self.average.average)
+            copy_(self.average.parameters, self.average.average)
 
     @contextmanager
     def _bar(self) -> Iterator[Any]:
@@ -197,8 +202,9 @@ class Run:
             return
         random = self.launch.gather(randomness.get_state(self.launch.device))
         starts = self.launch.gather(self.starts)
+        state = collect(self.state_dict(), self.launch.first)
         if self.launch.first:
-            self.checkpoint.write({**self.state_dict(), "random": random, "starts": starts}, self.signature)
+            self.checkpoint.write({**state, "random": random, "starts": starts}, self.signature)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns the state, but for the random states of the processes."""
@@ -221,9 +227,9 @@ class Run:
         loop, device = self.loop, self.launch.device
         self.epoch, loop.step, loop.position, self.seconds = state["place"]
         loop.totals, loop.counts = state["totals"]
-        loop.game.load_state_dict(state["game"])
+        loop.game.load_state_dict(self._weights(state["game"]))
         for move, saved in zip(loop.moves, state["moves"], strict=True):
-            move.optimizer.load_state_dict(saved["optimizer"])
+            move.optimizer.load_state_dict(_optimizer_state(move.optimizer, saved["optimizer"]))
             move.count = saved["count"]
             if move.schedule is not None:
                 move.schedule.load_state_dict(saved["schedule"])
@@ -231,7 +237,8 @@ class Run:
             self.launch.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-        self.best, self.best_weights, self.history.best_epoch = state["best"]
+        self.best, best_weights, self.history.best_epoch = state["best"]
+        self.best_weights = None if best_weights is None else self._weights(best_weights)
         self.history.rows, self.history.stopped = state["history"]
         if self.history.stopped == "max_epochs" and self.epoch < self.max_epochs:
             self.history.stopped = "running"
@@ -242,6 +249,23 @@ class Run:
             randomness.set_state(state["random"][rank], device)
         else:  # a process that was not there draws noise of its own
             torch.manual_seed(randomness.derived(self.seed, rank, loop.step))
+
+    def _weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What this process holds of saved weights."""
+        now = self.loop.game.state_dict()
+        return {name: alike(tensor, now[name]) for name, tensor in state.items()}
+
+
+def _optimizer_state(optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
+    """What this process holds of an optimizer's saved state: of tensors like a parameter, as much as of that."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+
+    def held(key: str, value: Any, p: Tensor) -> Any:
+        like = isinstance(value, Tensor) and key != "step" and value.shape == p.shape
+        return alike(value, p) if like else value
+
+    entries = {i: {k: held(k, v, parameters[i]) for k, v in entry.items()} for i, entry in state["state"].items()}
+    return {**state, "state": entries}
 
 
 def _move_state(move: Move) -> dict[str, Any]:

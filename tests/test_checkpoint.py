@@ -206,7 +206,7 @@ def written(tmp_path):
         (lambda: (small(), X[:50], {}), "another run: training data was 64, is 50"),
         (lambda: (small(), X, {"batch_size": 8}), "batches was 4, is 8; batch_size was 16, is 8"),
         (lambda: (small(), X, {"ema": 0.9}), "ema was None, is 0.9"),
-        (lambda: (small(), X, {"schedule": one_cycle}), "steps_of_the_schedule was None, is 12"),
+        (lambda: (small(), X, {"schedule": one_cycle}), "steps of the schedule was None, is 12"),
         (lambda: (small(), X, {"resume": False}), "is there already; pass resume=True"),
     ],
 )

@@ -360,7 +360,7 @@ def test_infinite_validation_loss_is_an_error():
         (lambda: fit(small(), X, validation=0.001), "validation: expected a fraction"),
         (lambda: fit(small(), DataLoader(TensorDataset(X)), validation=0.5), "a fraction needs tensors"),
         (lambda: fit(small(), X, patience=3), "patience: expected validation data"),
-        (lambda: fit(small(), X, batch_size=0), "batch_size: expected at least 1, got 0"),
+        (lambda: fit(small(), X, batch_size=0), "batch_size: expected a whole number, at least 1, got 0"),
         (lambda: fit(small(), X, gradient_clip=0.0), "gradient_clip: expected a positive"),
         (lambda: fit(GAN(2), X, validation=0.5), "adversarial game do not measure progress"),
         (lambda: fit(GAN(2), X, optimizer={"critic": torch.optim.Adam}), "optimizer: expected one for each"),

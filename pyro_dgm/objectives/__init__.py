@@ -8,6 +8,7 @@ loss and one optimizer suffice.
 from .adversarial import Adversarial, AdversarialLoss, LeastSquares, NonSaturating, Wasserstein
 from .base import Objective, Player
 from .elbo import ELBO, LinearWarmup
+from .estimators import differentiable_loss
 from .likelihood import NegativeLogLikelihood
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "Objective",
     "Player",
     "Wasserstein",
+    "differentiable_loss",
 ]

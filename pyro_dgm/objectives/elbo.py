@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..distributions import Marginal
 from ..models.base import ApproximateModel, GenerativeModel, TractableModel, has_random_weights
 from .base import Objective, num_data
+from .estimators import check, differentiable_loss
 
 
 class LinearWarmup(nn.Module):
@@ -78,12 +79,8 @@ class ELBO(Objective):
 
     def __init__(self, estimator: PyroELBO | None = None, kl_weight: float | nn.Module = 1.0) -> None:
         super().__init__()
-        if estimator is not None and not hasattr(estimator, "differentiable_loss"):
-            raise ValueError(
-                "estimator: expected one of Pyro's ELBOs with a differentiable_loss, got "
-                f"{type(estimator).__name__}; for the importance-weighted bound use NegativeLogLikelihood and a model "
-                "with num_particles"
-            )
+        if estimator is not None:
+            check(estimator)
         self.estimator = estimator
         self.kl_weight = kl_weight
 
@@ -107,10 +104,10 @@ class ELBO(Objective):
         if not (isinstance(weight, float | int) and weight == 1):
             programs = tuple(_WeighLatents(weight)(program) for program in programs)
         if not isinstance(model, GenerativeModel):
-            return estimator.differentiable_loss(*programs, *batch, **settings) / n
+            return differentiable_loss(estimator, *programs, *batch, **settings) / n
         # The parameters belong to the module; Pyro's global store need not hear of them.
         with pyro.get_param_store().scope():
-            return estimator.differentiable_loss(*programs, *batch, **settings) / n
+            return differentiable_loss(estimator, *programs, *batch, **settings) / n
 
 
 def _is_plain(model: Any) -> bool:

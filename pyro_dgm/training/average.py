@@ -49,6 +49,12 @@ class Average:
         finally:
             copy_(self.parameters, present)
 
+    @torch.no_grad()
+    def settle(self) -> None:
+        """The parameters become their average, where it is finite."""
+        for parameter, average in zip(self.parameters, self.average, strict=True):
+            parameter.copy_(torch.where(average.isfinite(), average, parameter))
+
     def state_dict(self) -> dict[str, Any]:
         """Returns what a checkpoint needs."""
         return {"average": self.average, "count": self.count}

@@ -9,6 +9,7 @@ A run is told to stop in time by SIGTERM, which cluster schedulers send first: t
 checkpoint written, and the process exits with status 143.
 """
 
+import os
 import signal
 import threading
 import time
@@ -43,12 +44,15 @@ class Checkpoint:
     def __init__(self, path: Path, resume: bool, every: float) -> None:
         if not path.parent.is_dir():
             raise ValueError(f"checkpoint: expected a path in a folder that exists, got {path}; create the folder")
+        if path.is_dir():
+            raise ValueError(f"checkpoint: expected a file, got the folder {path}")
         if path.exists() and not resume:
             raise ValueError(
                 f"checkpoint: {path} is there already; pass resume=True to go on from it, or remove it to start anew"
             )
-        for cut in path.parent.glob(f"{path.name}.*.tmp"):  # a write that was killed
-            cut.unlink()
+        for cut in path.parent.glob(f"{path.name}.*.tmp"):
+            if not _lives(cut.name.split(".")[-2]):  # a write that was killed
+                cut.unlink(missing_ok=True)
         self.path, self.resume, self.every = path, resume, every
         self.terminated = False
         self._last = time.monotonic()
@@ -121,6 +125,17 @@ class Checkpoint:
             self.terminated = True
 
         return heeding(signal.SIGTERM, note)
+
+
+def _lives(process: str) -> bool:
+    """Whether a process of this machine runs."""
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        return True
+    return int(process) != os.getpid()
 
 
 @contextmanager

@@ -143,11 +143,14 @@ class Batches:
         return -(-min(self.batch_size, self.rows) // self.world_size)
 
     @property
-    def order(self) -> torch.Generator | None:
-        """What the order is drawn from; ``None`` for torch's global generator, or no randomness."""
-        if isinstance(self.source, DataLoader):
-            return self.source.generator or getattr(self.source.sampler, "generator", None)
-        return self.generator
+    def orders(self) -> list[torch.Generator]:
+        """What the order is drawn from, beside torch's global generator."""
+        if not isinstance(self.source, DataLoader):
+            return [] if self.generator is None else [self.generator]
+        loader = self.source
+        parts = (loader, loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None))
+        found = [getattr(part, "generator", None) for part in parts]
+        return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
     def __iter__(self) -> Iterator[Batch]:
         return self.epoch()
@@ -241,7 +244,7 @@ def as_tuple(batch: Any) -> Batch:
     return tuple(batch) if isinstance(batch, tuple | list) else (batch,)
 
 
-def as_source(x: Any, context: Any, dtype: torch.dtype, label: str = "x") -> Source:
+def as_source(x: Any, context: Any, dtype: torch.dtype, label: str = "x", *, integers: bool = True) -> Source:
     """Returns a tuple of tensors where the data are at hand, else the ``Dataset`` or loader that was given.
 
     Args:
@@ -249,6 +252,7 @@ def as_source(x: Any, context: Any, dtype: torch.dtype, label: str = "x") -> Sou
         context: The same kind as x, or ``None``.
         dtype: What numpy's floating-point arrays become; tensors keep theirs.
         label: What to call x in errors.
+        integers: Whether numpy's integers become that too, as suits a density of real numbers.
 
     Raises:
         ValueError: If x and the context do not match, or x is of another kind.
@@ -268,20 +272,21 @@ def as_source(x: Any, context: Any, dtype: torch.dtype, label: str = "x") -> Sou
             )
         return x
     other = "context" if label == "x" else f"{label}'s context"
-    tensors = tuple(_as_tensor(t, name, dtype) for t, name in ((x, label), (context, other)) if t is not None)
+    tensors = tuple(_as_tensor(t, name, dtype, integers) for t, name in ((x, label), (context, other)) if t is not None)
     if len(tensors) == 2 and len(tensors[0]) != len(tensors[1]):
         raise ValueError(f"{other}: expected {len(tensors[0])} rows, one per datum, got {len(tensors[1])}")
     return tensors
 
 
-def _as_tensor(value: Any, name: str, dtype: torch.dtype) -> Tensor:
+def _as_tensor(value: Any, name: str, dtype: torch.dtype, integers: bool) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach()
     if isinstance(value, np.ndarray | Sequence):
         array = np.asarray(value)
         if array.dtype.kind in "fiub":
             array = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-            return torch.as_tensor(array, device="cpu").to(dtype)
+            tensor = torch.as_tensor(array, device="cpu")
+            return tensor.to(dtype) if array.dtype.kind == "f" or integers else tensor
     raise ValueError(
         f"{name}: expected a tensor, a numpy array of numbers, a Dataset or a DataLoader, got {type(value).__name__}"
     )

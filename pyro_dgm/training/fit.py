@@ -10,9 +10,10 @@ if nothing had happened.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from numbers import Real
+from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -132,22 +133,21 @@ def fit(
     _check_settings(
         batch_size=batch_size, max_epochs=max_epochs, patience=patience, accumulate=accumulate, validation=validation,
         gradient_clip=gradient_clip, ema=ema, compile=compile, checkpoint=checkpoint, resume=resume,
+        callbacks=callbacks,
     )  # fmt: skip
     place = torch.device(device) if device is not None else device_of(module)
     launch = Launch(place, devices, strategy, num_nodes, precision, logger)
-    kept = None if checkpoint is None else Checkpoint(Path(checkpoint), resume, checkpoint_every)
+    kept = None if checkpoint is None else Checkpoint(Path(checkpoint).absolute(), resume, checkpoint_every)
     with ExitStack() as stack:
         if seed is not None:
             stack.enter_context(randomness.unchanged(launch.device))
-            randomness.seed_all(seed)
+            randomness.seed_all(int(seed))
         order_seed = launch.agree(int(torch.randint(2**62, (), device="cpu")))
         saved = None if kept is None else kept.read()
         order_seed = order_seed if saved is None else saved["seed"]
         order = torch.Generator().manual_seed(order_seed)
-        source, held = _sources(x, context, validation, dtype_of(module), order)
-        ranks = {"rank": launch.rank, "world_size": launch.world_size}
-        train = Batches(source, batch_size, launch.device, order, **ranks)
-        held = None if held is None else Batches(held, batch_size, launch.device, **ranks)
+        as_data = partial(as_source, dtype=dtype_of(module), integers=isinstance(target, GenerativeModel))
+        train, held = _batches(_sources(x, context, validation, as_data, order), batch_size, launch, order)
         head = train.head(10_000)
         check(head, target, "x")
         if held is not None:
@@ -155,9 +155,16 @@ def fit(
         module.to(launch.device)
         game = make_game(module, tuple(t[:batch_size] for t in head), optimizer, held)
         game.to(launch.device)
+        steps = len(train) * max_epochs
+        signature = signature_of(
+            game, train, held, optimizer, schedule, steps, batch_size=batch_size, accumulate=accumulate, ema=ema,
+            precision=precision, gradient_clip=gradient_clip,
+        )  # fmt: skip
+        if kept is not None and saved is not None:
+            kept.compare(saved, signature)
+        # nothing is refused from here on
         if launch.first and isinstance(target, GenerativeModel) and not is_initialized(target):
             target.initialize(*head)
-        steps = len(train) * max_epochs
         stack.enter_context(launch.sharing(game))
         tracing = make_tracing(launch.compilable(compile), steps, train, accumulate)
         loop = make_loop(launch, game, optimizer, schedule, gradient_clip, accumulate, steps, tracing)
@@ -165,25 +172,20 @@ def fit(
         if ema is not None:  # of the weights that the processes now share
             average = Average([p for player in game.players for p in player.parameters], ema)
             loop.after_update = average.update
-        signature = signature_of(
-            launch, game, train, held, batch_size=batch_size, accumulate=accumulate, ema=ema, precision=precision,
-            gradient_clip=gradient_clip, steps_of_the_schedule=steps if schedule else None,
-        )  # fmt: skip
-        run = Run(
-            launch, loop, target, train, held, max_epochs, patience, average, kept, signature, callbacks,
-            progress, order_seed,
-        )  # fmt: skip
+        settings = (average, kept, signature, callbacks, progress, order_seed)
+        run = Run(launch, loop, target, train, held, max_epochs, patience, *settings)
         if launch.distributed:
             torch.manual_seed(randomness.derived(order_seed, launch.rank))
-        if kept is not None and saved is not None:
-            kept.compare(saved, signature)
+        if saved is not None:
             run.load_state_dict(saved)
         return run()
 
 
-def _sources(x: Any, context: Any, validation: Any, dtype: torch.dtype, order: torch.Generator) -> tuple[Source, Any]:
+def _sources(
+    x: Any, context: Any, validation: Any, as_data: Callable[..., Source], order: torch.Generator
+) -> tuple[Source, Any]:
     """Returns training and validation data."""
-    source = as_source(x, context, dtype)
+    source = as_data(x, context)
     if isinstance(validation, Real):
         return split(source, float(validation), order)
     if validation is None:
@@ -191,7 +193,17 @@ def _sources(x: Any, context: Any, validation: Any, dtype: torch.dtype, order: t
     pair = tuple(validation) if isinstance(validation, tuple | list) else (validation,)
     if len(pair) > 2:
         raise ValueError(f"validation: expected x, (x, context) or a fraction, got {len(pair)} parts")
-    return source, as_source(*(*pair, None)[:2], dtype, "validation")
+    return source, as_data(*(*pair, None)[:2], label="validation")
+
+
+def _batches(
+    sources: tuple[Source, Source | None], batch_size: int, launch: Launch, order: torch.Generator
+) -> tuple[Batches, Batches | None]:
+    """Returns batches of training data, shuffled, and of validation data."""
+    ranks = {"rank": launch.rank, "world_size": launch.world_size}
+    train, held = sources
+    train = Batches(train, batch_size, launch.device, order, **ranks)
+    return train, None if held is None else Batches(held, batch_size, launch.device, **ranks)
 
 
 def _check_settings(
@@ -202,16 +214,19 @@ def _check_settings(
     compile: Any,
     checkpoint: Any,
     resume: bool,
+    callbacks: Any,
     **counts: int | None,
 ) -> None:
     for name, value in counts.items():
-        if value is not None and value < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
+        if value is not None and (not isinstance(value, Integral) or value < 1):
+            raise ValueError(f"{name}: expected a whole number, at least 1, got {value!r}")
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise ValueError(f"callbacks: expected a list of functions, got {callbacks!r}")
     if counts["patience"] is not None and validation is None:
         raise ValueError(
             "patience: expected validation data to be patient about, got validation=None; try validation=0.1"
         )
-    if gradient_clip is not None and gradient_clip <= 0:
+    if gradient_clip is not None and not gradient_clip > 0:
         raise ValueError(f"gradient_clip: expected a positive norm or None, got {gradient_clip}")
     if ema is not None and not 0 < ema < 1:
         raise ValueError(f"ema: expected a decay between 0 and 1, e.g. 0.999, or None, got {ema}")

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from .data import Batch
 from .python_state import changed, python_state
@@ -124,11 +125,12 @@ def _close(one: Tensor | None, other: Tensor | None) -> bool:
 
 
 class _Undo(TorchDispatchMode):
-    """Remembers every tensor that an operation is about to change in place."""
+    """Remembers every tensor from before that an operation is about to change in place."""
 
     def __init__(self) -> None:
         super().__init__()
         self.before: dict[int, tuple[Tensor, Tensor]] = {}
+        self.made: set[int] = set()  # memory that is new, such as that of a parameter made at the first call
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -138,9 +140,18 @@ class _Undo(TorchDispatchMode):
                 continue
             value = args[place] if place < len(args) else kwargs.get(argument.name)
             for tensor in value if isinstance(value, list | tuple) else [value]:
-                if isinstance(tensor, Tensor) and id(tensor) not in self.before:
+                if isinstance(tensor, Tensor) and id(tensor) not in self.before and _memory(tensor) not in self.made:
                     self.before[id(tensor)] = (tensor, tensor.detach().clone())
-        return func(*args, **kwargs)
+        result = func(*args, **kwargs)
+        seen = set() if "lift_fresh" in func.name() else {_memory(t) for t in tree_leaves((args, kwargs))}
+        self.made |= {_memory(t) for t in tree_leaves(result)} - seen
+        return result
+
+
+def _memory(value: Any) -> int:
+    """Which memory a tensor is a view of; 0 for what has none."""
+    strided = isinstance(value, Tensor) and value.layout == torch.strided
+    return value.untyped_storage()._cdata if strided else 0
 
 
 Buffers = list[tuple[nn.Module, str, Tensor | None]]

@@ -22,6 +22,7 @@ from .moves import Game, only
 from .sharding import Sharded
 
 STRATEGIES = ("auto", "ddp", "fsdp")
+PRECISIONS = (None, "32-true", "bf16-mixed", "16-mixed")
 
 
 class Launch:
@@ -56,6 +57,11 @@ class Launch:
     ) -> None:
         if strategy not in STRATEGIES:
             raise ValueError(f"strategy: expected one of {', '.join(STRATEGIES)}, got {strategy!r}")
+        if precision not in PRECISIONS:
+            raise ValueError(
+                f"precision: expected one of {', '.join(map(repr, PRECISIONS))}, got {precision!r}; to train in "
+                "another altogether, convert the model and the data, e.g. model.double()"
+            )
         loggers = [] if logger is None else list(logger) if isinstance(logger, Sequence) else [logger]
         self.hearers = [each for each in loggers if not hasattr(each, "log_metrics")]
         self.fabric = _fabric(device, devices, num_nodes, precision, [o for o in loggers if o not in self.hearers])

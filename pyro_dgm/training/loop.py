@@ -50,8 +50,8 @@ class Loop:
         after_update: Called after the players have moved, e.g. to average the weights; nothing when ``None``.
         step: Steps so far.
         position: Batches of the current epoch so far.
-        totals: Each player's sum of losses over the current epoch.
-        counts: Each player's moves in the current epoch.
+        totals: Each player's sum of losses over the data of the current epoch.
+        counts: How many data those were.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Loop:
         self._take_snapshot()
 
     def _take_snapshot(self) -> None:
-        self._snapshot = {k: v.detach().clone() for k, v in self.game.state_dict().items()}
+        self._snapshot = {name: tensor.clone() for name, tensor in self.game.tensors().items()}
         self._taken = time.monotonic()
 
     def _turn(self, batch: Batch) -> None:
@@ -127,8 +127,9 @@ class Loop:
         for k, move in enumerate(self.moves):
             if (self.step + 1) % move.player.every == 0:
                 self.recent.append((self.step, k, self.position, batch))
-                self.totals[k] = self.totals[k] + self._move(k, batch)
-                self.counts[k] += 1
+                n = len(batch[0])
+                self.totals[k] = torch.add(self.totals[k], self._move(k, batch), alpha=n)
+                self.counts[k] += n
         if self.after_update is not None:
             self.after_update()
         self.step += 1
@@ -190,9 +191,8 @@ class Loop:
 
     def _restore(self) -> None:
         """Gives tensors that an update or a running statistic has spoiled their values at the last check."""
-        for name, tensor in self.game.state_dict().items():
-            if not bool(full(tensor).isfinite().all()):
-                tensor.copy_(self._snapshot[name])
+        bad = [name for name, tensor in self.game.tensors().items() if not bool(full(tensor).isfinite().all())]
+        self.game.restore({name: self._snapshot[name] for name in bad})
         self.forget_gradients()
 
     def forget_gradients(self) -> None:
@@ -210,7 +210,7 @@ class Loop:
         names = {id(p): name.partition(".")[2] for name, p in self.game.named_parameters()}
         pairs = zip(player.parameters, gradients, strict=True)
         bad = [names[id(p)] for p, g in pairs if g is not None and not bool(g.isfinite().all())]
-        x = batch[0]
+        x = batch[0].abs() if batch[0].is_complex() else batch[0]
         largest = max((float(p.detach().abs().max()) for p in player.parameters), default=0.0)
         found = f"loss {float(loss.detach()):g}; not finite are the gradients of {len(bad)} parameters"
         found += f", first {bad[0]}" if bad else ""

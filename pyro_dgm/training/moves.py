@@ -10,7 +10,7 @@ autograd's hooks (:class:`Hooked`), and the loss alone is traced. Both split a b
 the parts' gradients: the same step in less memory.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from ..objectives import Player
 from .data import Batch
 from .graph import TensorFunction
-from .parts import full
+from .parts import copy_, full
 from .tracing import Optimise, Replay, differentiable, loss_and_gradients
 from .updates import FusedAdam
 
@@ -54,7 +54,7 @@ class Game(nn.Module):
         super().__init__()
         self.module = module
         self.players = list(players)
-        self.stored = nn.ParameterDict({name.replace(".", "/"): p for name, p in (stored or {}).items()})
+        self.stored = nn.ParameterDict({quote(name): p for name, p in (stored or {}).items()})
         self.owners = nn.ModuleList(owners)
         self.losses: list[Callable[..., Tensor]] = [player.loss for player in self.players]
         self.whole: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -62,6 +62,23 @@ class Game(nn.Module):
     def forward(self, player: int, *batch: Tensor) -> Tensor:
         """Returns a player's loss."""
         return self.losses[player](*batch)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Returns all that training changes, by name: also the buffers that a ``state_dict`` leaves out."""
+        parameters, buffers = (named(remove_duplicate=False) for named in (self.named_parameters, self.named_buffers))
+        return {name: tensor.detach() for name, tensor in (*parameters, *buffers)}
+
+    @torch.no_grad()
+    def restore(self, values: Mapping[str, Tensor]) -> None:
+        """Puts back what :meth:`tensors` returned."""
+        now = {
+            **dict(self.named_parameters(remove_duplicate=False)),
+            **dict(self.named_buffers(remove_duplicate=False)),
+        }
+        for name, value in values.items():
+            if now[name].shape != value.shape:  # a buffer that has grown
+                now[name].resize_(value.shape)
+            copy_([now[name]], [value])
 
 
 class Move:
@@ -235,11 +252,16 @@ class Hooked(Move):
         self.scaler.update()
 
 
+def quote(name: str) -> str:
+    """Returns a parameter's name in Pyro's store as one that a module can hold: no dots, none of its own."""
+    return "param_" + name.replace("_", "__").replace(".", "_dot_")
+
+
 @contextmanager
 def only(player: Player, players: Sequence[Player]) -> Iterator[None]:
     """Asks autograd for the gradients of one player's parameters only."""
     mine = {id(p) for p in player.parameters}
-    others = [p for other in players for p in other.parameters if id(p) not in mine]
+    others = [p for other in players for p in other.parameters if id(p) not in mine and p.requires_grad]
     for p in others:
         p.requires_grad_(False)
     try:

@@ -1,5 +1,6 @@
-"""Tensors of which every process holds a part, where the weights are sharded; plain ones go through unchanged.
+"""Tensors of which every process holds a part, where the weights are sharded.
 
+Plain ones go through unchanged.
 Only what has to look at a whole tensor, or comes from a file with whole tensors in it, needs these functions; sums,
 products and copies of parts are PyTorch's own (``DTensor``).
 """

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-DEEPEST, LONGEST = 3, 1000
+DEEPEST, LONGEST = 4, 1000
 
 _PLAIN = (bool, int, str, bytes, type(None), torch.dtype, torch.device, type)
 
@@ -51,12 +51,12 @@ def _look(value: Any, depth: int, identities: bool) -> Any:
     if isinstance(value, np.ndarray):
         return value.shape, value.tobytes() if value.size <= LONGEST else _identity(value, identities)
     if isinstance(value, Tensor):
-        return _identity(value, identities), value.requires_grad
+        return _identity(value, identities)
     if depth >= DEEPEST or isinstance(value, nn.Module | ModuleType):
         return _identity(value, identities)
     look = _looker(depth + 1, identities)
     if isinstance(value, FunctionType):
-        return _identity(value, identities), look(_reads(value))
+        return _identity(value, identities), tuple(map(look, _reads(value)))
     if isinstance(value, MethodType):
         return look(value.__func__), look(value.__self__)
     if isinstance(value, list | tuple | dict | set | frozenset):
@@ -84,4 +84,4 @@ def _reads(function: FunctionType) -> list[Any]:
         except ValueError:  # not bound yet
             cells.append(None)
     names = function.__code__.co_names
-    return [cells, function.__defaults__, [function.__globals__.get(name) for name in names]]
+    return [*cells, *(function.__defaults__ or ()), *(function.__globals__.get(name) for name in names)]

@@ -24,7 +24,7 @@ from .history import History, Row
 from .launch import Launch
 from .loop import Loop, NonFiniteError
 from .moves import Move
-from .parts import alike, collect, copy_
+from .parts import alike, collect
 
 Callback = Callable[[History, nn.Module], bool | None]
 AGREE_EVERY = 10  # steps between two times that processes ask each other whether to stop or to write
@@ -73,7 +73,7 @@ class Run:
 
     def __call__(self) -> History:
         """Trains to the end, and returns the history; the model then has the weights that are to be used."""
-        modes = [(part, part.training) for part in self.target.modules()]
+        modes = [(part, part.training) for part in self.loop.game.modules()]
         listening = nullcontext() if self.checkpoint is None else self.checkpoint.listening()
         self._begun = time.perf_counter() - self.seconds
         try:
@@ -90,8 +90,7 @@ class Run:
         return self.history
 
     def _epoch(self) -> None:
-        module = self.loop.game.module
-        module.train()
+        self.loop.game.train()
         self._mark_start()
         losses = self.loop.epoch(self.train, self.epoch, self._after_step, self._resumed)
         self._resumed = None
@@ -127,12 +126,12 @@ class Run:
         randomness.set_state(self.starts["random"], self.launch.device)
         self._resumed = lambda: randomness.set_state(now, self.launch.device)
 
-    def _order(self) -> Tensor | None:
-        return None if self.train.order is None else self.train.order.get_state()
+    def _order(self) -> list[Tensor]:
+        return [generator.get_state() for generator in self.train.orders]
 
-    def _set_order(self, state: Tensor | None) -> None:
-        if state is not None and self.train.order is not None:
-            self.train.order.set_state(state.cpu())
+    def _set_order(self, states: Sequence[Tensor]) -> None:
+        for generator, state in zip(self.train.orders, states, strict=True):
+            generator.set_state(state.cpu())
 
     def _after_step(self) -> None:
         self.bar.update()
@@ -165,8 +164,8 @@ class Run:
         with game.whole(), randomness.unchanged(device):
             torch.manual_seed(self.launch.rank)
             for batch in self.held or ():
-                with self.launch.autocast():
-                    loss = game.players[0].loss(*batch)
+                with torch.enable_grad(), self.launch.autocast():  # a loss may contain a gradient
+                    loss = game.players[0].loss(*batch).detach()
                 total += torch.stack([loss * len(batch[0]), torch.full_like(loss, len(batch[0]))])
         total = self.launch.reduce(total, "sum")
         row["validation"] = float(total[0] / total[1])
@@ -180,14 +179,14 @@ class Run:
             )
         if row["validation"] < self.best:
             self.best, self.history.best_epoch = row["validation"], self.epoch
-            self.best_weights = {k: v.detach().clone() for k, v in game.state_dict().items()}
+            self.best_weights = {k: v.clone() for k, v in game.tensors().items()}
 
     def _settle(self) -> None:
         """Leaves the model with the best weights, else with their average, else with the last."""
         if self.best_weights is not None:
-            self.loop.game.load_state_dict(self.best_weights)
+            self.loop.game.restore(self.best_weights)
         elif self.average is not None and self.average.count:
-            copy_(self.average.parameters, self.average.average)
+            self.average.settle()
 
     @contextmanager
     def _bar(self) -> Iterator[Any]:
@@ -214,7 +213,7 @@ class Run:
             "order": self._order(),
             "place": [self.epoch, loop.step, loop.position, self.seconds],
             "totals": [loop.totals, loop.counts],
-            "game": loop.game.state_dict(),
+            "game": loop.game.tensors(),
             "moves": [_move_state(move) for move in loop.moves],
             "scaler": None if scaler is None else scaler.state_dict(),
             "average": None if self.average is None else self.average.state_dict(),
@@ -227,7 +226,7 @@ class Run:
         loop, device = self.loop, self.launch.device
         self.epoch, loop.step, loop.position, self.seconds = state["place"]
         loop.totals, loop.counts = state["totals"]
-        loop.game.load_state_dict(self._weights(state["game"]))
+        loop.game.restore(state["game"])
         for move, saved in zip(loop.moves, state["moves"], strict=True):
             move.optimizer.load_state_dict(_optimizer_state(move.optimizer, saved["optimizer"]))
             move.count = saved["count"]
@@ -240,7 +239,12 @@ class Run:
         self.best, best_weights, self.history.best_epoch = state["best"]
         self.best_weights = None if best_weights is None else self._weights(best_weights)
         self.history.rows, self.history.stopped = state["history"]
-        if self.history.stopped == "max_epochs" and self.epoch < self.max_epochs:
+        waited = self.epoch - (self.history.best_epoch or 0)
+        longer = {
+            "max_epochs": self.epoch < self.max_epochs,
+            "patience": self.patience is None or waited < self.patience,
+        }
+        if longer.get(self.history.stopped) and self.epoch < self.max_epochs:
             self.history.stopped = "running"
         rank = self.launch.rank
         self._set_order(state["order"])
@@ -252,7 +256,7 @@ class Run:
 
     def _weights(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """What this process holds of saved weights."""
-        now = self.loop.game.state_dict()
+        now = self.loop.game.tensors()
         return {name: alike(tensor, now[name]) for name, tensor in state.items()}
 
 

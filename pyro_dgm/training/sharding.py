@@ -192,7 +192,7 @@ class Sharded(nn.Module):
                 f"({error}); go on from the last checkpoint",
                 stacklevel=2,
             )
-            everyones = [[torch.full(weight.part.shape, torch.nan) for weight in self.weights]]
+            everyones = [[torch.full(weight.part.shape, torch.nan, device="cpu") for weight in self.weights]]
         for weight, pieces in zip(self.weights, zip(*everyones, strict=True), strict=True):
             value = (pieces[0] if weight.name is None else torch.cat(pieces)).to(weight.part.to_local())
             if weight.name is None:

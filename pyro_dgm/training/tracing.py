@@ -61,6 +61,7 @@ class Replay:
         self._captures: dict[Any, tuple[GraphModule, list[Tensor], TensorFunction]] = {}
         self._state: dict[str, Any] | None = None
         self._adopted: Buffers = []
+        self._learned = self._flags()
         self._traces = self._calls = 0
 
     def __call__(self, *batch: Tensor) -> Sequence[Tensor]:
@@ -110,16 +111,22 @@ class Replay:
 
     def refresh(self) -> None:
         """Forgets the graphs if something that Python holds has changed since they were made."""
+        before, self._learned = self._learned, self._flags()
         if self._state is None:
             return
         self._adopt()
         name = changed(self._state, python_state(self.modules))
+        if name is None and before != self._learned:
+            name = "requires_grad"
         if name is None:
             return
         self._graphs.clear()
         self._state = None
         if self._traces > MOST_TRACES and self._calls < STEPS_PER_TRACE * self._traces:
             self._refuse(f"{name!r} changes too often to trace again whenever it does; make it a buffer")
+
+    def _flags(self) -> list[bool]:
+        return [p.requires_grad for module in self.modules for p in module.parameters()]
 
     def _adopt(self) -> None:
         """A buffer that has been bound anew (``model.beta = torch.tensor(0.5)``) gives its value to the graph's."""
@@ -228,7 +235,9 @@ def loss_and_gradients(loss: Callable[..., Tensor], parameters: Sequence[Tensor]
     def function(*batch: Tensor) -> list[Tensor]:
         with torch.enable_grad():
             value = loss(*batch)
-        gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+        learned = [p for p in parameters if p.requires_grad]
+        found = iter(torch.autograd.grad(value, learned, allow_unused=True))
+        gradients = [next(found) if p.requires_grad else None for p in parameters]
         return [value.detach(), *(_in_layout(g, p) for g, p in zip(gradients, parameters, strict=True))]
 
     return function

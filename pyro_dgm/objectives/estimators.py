@@ -1,0 +1,87 @@
+r"""Pyro's estimators of variational bounds as losses that autograd can differentiate.
+
+Most have a ``differentiable_loss``. Renyi's bound, of which the importance-weighted one is the case :math:`\alpha = 0`,
+
+.. math::
+    L_\alpha = -\frac{1}{1 - \alpha} \log \frac{1}{K} \sum_{k=1}^K
+        \left(\frac{p(x, z_k)}{q(z_k | x)}\right)^{1 - \alpha}, \qquad z_k \sim q(z | x)
+
+has only a ``loss_and_grads`` that leaves its gradient in the parameters; :func:`differentiable_loss` says it directly,
+for reparameterised guides. (Li and Turner, Renyi Divergence Variational Inference, 2016, arXiv:1602.02311; Burda,
+Grosse and Salakhutdinov, Importance Weighted Autoencoders, 2015, arXiv:1509.00519.)
+"""
+
+import math
+from typing import Any
+
+import torch
+from pyro.infer import RenyiELBO
+from pyro.infer.elbo import ELBO as PyroELBO
+from pyro.infer.elbo import ELBOModule
+from pyro.infer.util import get_dependent_plate_dims, torch_sum
+from torch import Tensor, nn
+
+
+def is_differentiable(estimator: Any) -> bool:
+    """Whether :func:`differentiable_loss` knows the estimator."""
+    return hasattr(estimator, "differentiable_loss") or isinstance(estimator, RenyiELBO)
+
+
+def differentiable_loss(estimator: PyroELBO, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+    """Returns the loss, in nats, of one of Pyro's estimators on a model and a guide.
+
+    Raises:
+        ValueError: If there is no such loss, with what to use instead.
+        NotImplementedError: If Renyi's bound meets a guide that is not reparameterised.
+    """
+    check(estimator)
+    if hasattr(estimator, "differentiable_loss"):
+        return estimator.differentiable_loss(model, guide, *args, **kwargs)
+    log_w = [_log_weight(*traces) for traces in estimator._get_traces(model, guide, args, kwargs)]
+    vectorized = estimator.vectorize_particles and estimator.num_particles > 1
+    log_w, power = (log_w[0] if vectorized else torch.stack(log_w)), 1 - estimator.alpha
+    return -((power * log_w).logsumexp(0) - math.log(estimator.num_particles)).sum() / power
+
+
+def check(estimator: PyroELBO) -> None:
+    """Refuses an estimator without a loss of its own.
+
+    Raises:
+        ValueError: With what to use instead.
+    """
+    if not is_differentiable(estimator):
+        raise ValueError(
+            f"estimator: expected one of Pyro's with a loss to differentiate, got {type(estimator).__name__}; "
+            "Trace_ELBO gives reparameterised models the gradient of TraceGraph_ELBO, others are for pyro.infer.SVI"
+        )
+
+
+def _log_weight(model_trace: Any, guide_trace: Any) -> Tensor:
+    """Returns log p(x, z) - log q(z | x), summed over all plates but that of the particles."""
+    dims = get_dependent_plate_dims(model_trace.nodes.values())
+    total: Any = 0.0
+    for trace, sign in ((model_trace, 1), (guide_trace, -1)):
+        for name, site in trace.nodes.items():
+            if site["type"] != "sample":
+                continue
+            if sign < 0 and not (site["is_observed"] or getattr(site["fn"], "has_rsample", False)):
+                raise NotImplementedError(f"{name}: Renyi's bound needs a reparameterised guide; use Trace_ELBO")
+            total = total + sign * torch_sum(site["log_prob"], dims)
+    return total
+
+
+class Differentiable(nn.Module):
+    """What ``estimator(model, guide)`` is in Pyro, for the estimators that have no loss to differentiate there.
+
+    Args:
+        module: The estimator's module.
+    """
+
+    def __init__(self, module: ELBOModule) -> None:
+        super().__init__()
+        check(module.elbo)
+        self.model, self.guide, self.elbo = module.model, module.guide, module.elbo
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Returns the loss of the batch."""
+        return differentiable_loss(self.elbo, self.model, self.guide, *args, **kwargs)

@@ -158,7 +158,7 @@ def test_a_scaler_unscales_before_it_clips_and_survives_an_overflow():
     game = Game(nn.Linear(1, 1), [player])
     optimizer = torch.optim.SGD([p], lr=1.0)
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    move = Hooked(player, optimizer, None, 1.0, 1, game, game, nullcontext, scaler, None)
+    move = Hooked(player, optimizer, None, 1.0, 1, game, game, nullcontext, scaler, None, lambda t: t)
     _, finite = move.gradient((torch.tensor([[3.0, 4.0]]),))
     move.update()
     assert bool(finite)
@@ -289,7 +289,7 @@ def test_seed_covers_python_and_numpy_and_leaves_them_as_they_were():
     [
         ({"accumulate": 0}, "accumulate: expected at least 1"),
         ({"compile": "always"}, "compile: expected 'auto', True or False"),
-        ({"strategy": "horovod", "devices": 1}, "strategy: expected one of auto, ddp"),
+        ({"strategy": "horovod", "devices": 1}, "strategy: expected one of auto, ddp, fsdp"),
         ({"num_nodes": 2}, "num_nodes: expected devices="),
         ({"schedule": partial(one_cycle), "gradient_clip": -1.0}, "gradient_clip"),
     ],

@@ -153,8 +153,7 @@ def fit(
         if held is not None:
             check(held.head(1), target, "validation")
         module.to(launch.device)
-        game = make_game(module, tuple(t[:batch_size] for t in head), optimizer, held)
-        game.to(launch.device)
+        game = make_game(module, tuple(t[:batch_size] for t in head), optimizer, held).to(launch.device)
         if launch.first and isinstance(target, GenerativeModel) and not is_initialized(target):
             target.initialize(*head)
         steps = len(train) * max_epochs

@@ -52,8 +52,9 @@ class Odd(nn.Module):
         self.single = nn.Parameter(torch.rand(2))
 
     def forward(self, x):
-        y = self.net(x).tanh() * self.scalar + self.tied(x) + self.rnn(x[None])[0][0].square().mean(-1, keepdim=True)
-        return (y - 1).square().mean() + (x * self.row @ self.transposed).square().mean() + self.single.sum() + self.frozen.sum()
+        states = self.rnn(x[None])[0][0]
+        y = self.net(x).tanh() * self.scalar + self.tied(x) + self.frozen.sum() + states.square().mean(-1, keepdim=True)
+        return (y - 1).square().mean() + (x * self.row @ self.transposed).square().mean() + self.single.sum()
 
 
 class Decoder(PyroModule):

@@ -1,6 +1,6 @@
 """A script for ``torchrun``: fits a model on several processes and writes what each of them ended with.
 
-torchrun --nproc-per-node=2 tests/distributed_run.py KIND FOLDER [--strategy S] [--epochs N] [--die EPOCH]
+torchrun --nproc-per-node=2 tests/distributed_run.py KIND FOLDER [--strategy S] [--keep] [--die EPOCH]
 """
 
 import argparse
@@ -9,6 +9,7 @@ import os
 import pickle
 import signal
 import sys
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from pyro_dgm.models import GAN, VAE, DiagonalNormal, NormalizingFlow, StandardN
 from pyro_dgm.objectives import ELBO
 from pyro_dgm.training import NonFiniteError
 from pyro_dgm.transforms import ActNorm, Coupling
+from tests.zoo import MODELS
 
 
 class Norm(nn.Sequential):
@@ -45,12 +47,13 @@ class Odd(nn.Module):
         self.net, self.tied = nn.Linear(2, 5), nn.Linear(2, 5)
         self.tied.weight = self.net.weight
         self.rnn = nn.GRU(2, 3)
+        self.frozen = nn.Parameter(torch.rand(4), requires_grad=False)
         self.double()
         self.single = nn.Parameter(torch.rand(2))
-        self.frozen = nn.Parameter(torch.rand(4), requires_grad=False)
 
     def forward(self, x):
-        y = self.net(x).tanh() * self.scalar + self.tied(x) + self.rnn(x[None])[0].square().mean()
+        states = self.rnn(x[None])[0][0]
+        y = self.net(x).tanh() * self.scalar + self.tied(x) + self.frozen.sum() + states.square().mean(-1, keepdim=True)
         return (y - 1).square().mean() + (x * self.row @ self.transposed).square().mean() + self.single.sum()
 
 
@@ -143,10 +146,14 @@ def ends(folder, rank):
         (OneBad(), {"validation": 0.25}),
     ):
         parameters = list(model.parameters())
-        try:
-            fit(model, x, max_epochs=20, **how, **settings)
-        except (SystemExit, KeyboardInterrupt, NonFiniteError) as error:
-            found.append((type(error).__name__, flat(model), is_plain(model, parameters)))
+        with warnings.catch_warnings(record=True) as heard:
+            warnings.simplefilter("always")
+            try:
+                fit(model, x, max_epochs=20, compile=True, **how, **settings)
+            except (SystemExit, KeyboardInterrupt, NonFiniteError) as error:
+                name = type(error).__name__
+        graphs = sum("without a graph" in str(warning.message) for warning in heard)
+        found.append((name, flat(model), is_plain(model, parameters), graphs))
     return found
 
 
@@ -164,18 +171,37 @@ def programs(rank):
     return found
 
 
+def every_model(rank):
+    """How far the weights of every model in the zoo are from what they are under ddp."""
+    found = {}
+    for name, row in MODELS.items():
+        ends = []
+        for strategy in ("ddp", "fsdp"):
+            model = row.build(2 if row.conditional else 0).double()
+            if not list(model.parameters()):
+                continue
+            x, context = row.data(model, 32).double(), torch.randn(32, 2).double() if row.conditional else None
+            before = flat(model)
+            settings = {"batch_size": 16, "seed": 3, "devices": "auto", "strategy": strategy, "progress": False}
+            fit(model, x, context, max_epochs=2, compile=False, **settings)
+            ends.append(flat(model))
+        if ends:
+            found[name] = [float((ends[0] - ends[1]).abs().max()), float((ends[0] - before).abs().max())]
+    return found
+
+
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=["flow", "traced", "game", "vae", "odd", "ends", "programs"])
+    parser.add_argument("kind", choices=["flow", "traced", "game", "vae", "odd", "ends", "programs", "zoo"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--strategy", default="ddp", choices=["ddp", "fsdp", "one"])
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--keep", action="store_true")  # a checkpoint, to go on from
     parser.add_argument("--die", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
     rank = int(os.environ.get("RANK", 0))
-    if args.kind in ("ends", "programs"):
-        found = ends(args.folder, rank) if args.kind == "ends" else programs(rank)
+    if args.kind in ("ends", "programs", "zoo"):
+        found = {"ends": partial(ends, args.folder), "programs": programs, "zoo": every_model}[args.kind](rank)
         torch.save(found, args.folder / f"rank{rank}.pt")
         return
     if args.kind == "traced":
@@ -196,14 +222,13 @@ def main():
         optimizers.append(Adam(parameters, lr=1e-3, fused=True))
         return optimizers[-1]
 
-    keeps = args.epochs > 4 or args.die
     history = fit(
-        model, x, batch_size=16, max_epochs=args.epochs, seed=3, compile=args.kind == "traced", callbacks=[note],
+        model, x, batch_size=16, max_epochs=6, seed=3, compile=args.kind == "traced", callbacks=[note],
         devices=None if args.strategy == "one" else "auto", strategy=args.strategy.replace("one", "auto"),
         optimizer=adam if args.kind in ("flow", "odd") else None, accumulate=2 if args.kind == "odd" else 1,
         validation=x[:15] if args.kind in ("flow", "traced") else None,
         ema=0.9 if args.kind in ("vae", "odd") else None,
-        checkpoint=args.folder / "run.ckpt" if keeps else None, resume=bool(keeps), checkpoint_every=0.0,
+        checkpoint=args.folder / "run.ckpt" if args.keep else None, resume=args.keep, checkpoint_every=0.0,
         logger=rows.append,
     )  # fmt: skip
     plain.append(is_plain(model, parameters))

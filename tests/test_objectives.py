@@ -6,7 +6,7 @@ import pyro
 import pytest
 import torch
 from pyro import distributions as dist
-from pyro.infer import SVI, RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import SVI, Trace_ELBO, TraceGraph_ELBO, TraceMeanField_ELBO
 from pyro.optim import Adam
 from torch import nn
 from torch.nn import functional as F
@@ -96,7 +96,7 @@ def test_elbo_leaves_the_parameter_store_alone():
 
 def test_an_estimator_without_a_differentiable_loss_is_refused():
     with pytest.raises(ValueError, match="Trace_ELBO gives"):
-        ELBO(RenyiELBO())
+        ELBO(TraceGraph_ELBO())
 
 
 def test_likelihood_of_a_lower_bound_is_the_importance_weighted_objective():

@@ -289,7 +289,7 @@ def test_seed_covers_python_and_numpy_and_leaves_them_as_they_were():
     [
         ({"accumulate": 0}, "accumulate: expected a whole number, at least 1"),
         ({"compile": "always"}, "compile: expected 'auto', True or False"),
-        ({"strategy": "horovod", "devices": 1}, "strategy: expected one of auto, ddp"),
+        ({"strategy": "horovod", "devices": 1}, "strategy: expected one of auto, ddp, fsdp"),
         ({"num_nodes": 2}, "num_nodes: expected devices="),
         ({"schedule": partial(one_cycle), "gradient_clip": -1.0}, "gradient_clip"),
     ],

@@ -1,8 +1,8 @@
 """Tensors of which every process holds a part, where the weights are sharded.
 
-Plain ones go through unchanged.
-Only what has to look at a whole tensor, or comes from a file with whole tensors in it, needs these functions; sums,
-products and copies of parts are PyTorch's own (``DTensor``).
+Parts are PyTorch's ``DTensor``, with which sums, products and copies of parts are written like those of any tensors.
+Only what looks at a whole tensor, and what meets the whole tensors of a checkpoint, needs these functions. A checkpoint
+holds nothing but whole tensors, so a run can go on from it on another number of processes, or with another strategy.
 """
 
 from collections.abc import Iterable
@@ -24,9 +24,9 @@ def alike(tensor: Tensor, target: Tensor) -> Tensor:
         return tensor
     from torch.distributed.tensor import distribute_tensor
 
-    target_mesh: Any = target
-    value = tensor.to(target.device)
-    return distribute_tensor(value, target_mesh.device_mesh, target_mesh.placements, src_data_rank=None)
+    part: Any = target
+    # every process has the whole of it, so none has to send anything
+    return distribute_tensor(tensor.to(part.device), part.device_mesh, part.placements, src_data_rank=None)
 
 
 @torch.no_grad()

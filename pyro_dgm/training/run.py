@@ -137,9 +137,9 @@ class Run:
         self.bar.update()
         if self.checkpoint is None and not self.launch.sharded:
             return
-        terminated, due = (
-            (False, False) if self.checkpoint is None else (self.checkpoint.terminated, self.checkpoint.due)
-        )
+        terminated, due = False, False
+        if self.checkpoint is not None:
+            terminated, due = self.checkpoint.terminated, self.checkpoint.due
         if self.launch.distributed:
             if self.loop.step % AGREE_EVERY:
                 return

@@ -7,9 +7,10 @@ of this process's data, and leaves to each process its part of
 .. math::
     g = \frac{1}{n} \sum_{r=1}^n \nabla_\theta L(x_r; \theta)
 
-so weights and gradients are whole during a step, and nothing is in between. They are gathered all at once: what a model
-returns is a distribution, which calls the model's networks when it is asked for a density, so no part of a model is
-known to be done with its weights before the loss is there.
+so weights and gradients are whole during a step, and nothing is in between. Weights are gathered all at once: what a
+model returns is a distribution, which calls the model's networks when it is asked for a density, so no part of a model
+is known to be done with its weights before the loss is there. What is saved is the memory for the rest: with Adam, an
+average and validation five more copies of the weights, the last finite ones among them.
 
 FSDP works on a module of ours that holds the parameters under numbers, and never meets the user's modules. Those hold,
 in the places of their parameters, the gathered weights during a step, the parts in between, and the parameters
@@ -76,7 +77,7 @@ class Sharded(nn.Module):
         from torch.distributed.tensor import DTensor, Replicate
 
         super().__init__()
-        self._game = (game,)  # a tuple, in which FSDP looks for no modules
+        self._game = (game,)  # in a tuple FSDP looks for no modules
         self.world_size = world_size
         mesh = init_device_mesh(device.type, (world_size,))
         self._whole: Callable[[Tensor], Tensor] = lambda t: DTensor.from_local(t, mesh, [Replicate()], run_check=False)

@@ -25,7 +25,7 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.bench
-	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.uci
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks
 
 clean:
 	rm -rf $(VENV) $(OUT) build dist *.egg-info

@@ -20,7 +20,7 @@ from pyro_dgm import fit
 from pyro_dgm.models import NSF, VAE, DiagonalNormal, RealNVP, StandardNormal
 from pyro_dgm.objectives import ELBO, Adversarial, LeastSquares, LinearWarmup, NegativeLogLikelihood, Wasserstein
 from pyro_dgm.training import UntraceableError, trace
-from pyro_dgm.training.compilation import inductor, operations_of, repays
+from pyro_dgm.training.compilation import FEWEST_STEPS, inductor, operations_of, steps_to_repay
 from pyro_dgm.training.graph import capture
 from pyro_dgm.training.tracing import MAX_SHAPES, Replay
 
@@ -448,9 +448,11 @@ def test_auto_compiles_when_it_repays(monkeypatch):
     quiet(torch.randn(64, 2), batch_size=32, max_epochs=2)
     assert not compiled
     monkeypatch.setattr("pyro_dgm.training.assembly.FEWEST_STEPS", 4)
-    monkeypatch.setattr("pyro_dgm.training.compilation.repays", lambda steps, operations: steps >= 6)
+    monkeypatch.setattr("pyro_dgm.training.compilation.steps_to_repay", lambda operations: 6)
     quiet(torch.randn(64, 2), batch_size=32, max_epochs=2)
     assert not compiled
     quiet(torch.randn(64, 2), batch_size=32, max_epochs=3)
     assert len(compiled) == 1 and compiled[0] > 50
-    assert not repays(1_000, 100) and repays(100_000, 100) and not repays(5_000, 10)
+    assert (
+        1_000 < steps_to_repay(100) < 100_000 and steps_to_repay(10) > 5_000 and steps_to_repay(10**9) == FEWEST_STEPS
+    )

@@ -7,11 +7,14 @@ pays after
 .. math::
     \text{steps} > \frac{a + b\, n}{s\, n}
 
-steps, where a graph takes about :math:`a + b n` seconds to compile and every operation costs :math:`s` seconds less.
-The constants are rough guesses for a CPU, not yet calibrated; the rule looks at nothing that differs between two runs,
-so that a run that is resumed is compiled exactly if it was before.
+steps, where a graph takes about :math:`a + b n` seconds to trace and compile and every operation costs :math:`s`
+seconds less. The constants were fitted to twelve models of 100 to 3500 operations on a CPU, whose own numbers of steps
+the rule meets within a factor of three (``benchmarks/results/compilation.md``). It looks at nothing that differs
+between two runs, so that a run that is resumed is compiled exactly if it was before. A run of fewer than :math:`b / s`
+steps is not even traced.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 
@@ -22,14 +25,14 @@ from torch.fx import GraphModule
 
 from .graph import TensorFunction
 
-COMPILE_SECONDS, COMPILE_SECONDS_PER_OPERATION, SAVED_PER_OPERATION = 5.0, 0.03, 5e-6
+COMPILE_SECONDS, COMPILE_SECONDS_PER_OPERATION, SAVED_PER_OPERATION = 5.0, 0.0065, 4e-6
 FEWEST_STEPS = round(COMPILE_SECONDS_PER_OPERATION / SAVED_PER_OPERATION)
 
 
-def repays(steps: int, operations: int) -> bool:
-    """Whether compiling a graph of so many operations costs less than it saves in so many steps."""
+def steps_to_repay(operations: int) -> int:
+    """Returns after how many steps the compilation of a graph of so many operations has repaid itself."""
     cost = COMPILE_SECONDS + COMPILE_SECONDS_PER_OPERATION * operations
-    return steps * SAVED_PER_OPERATION * operations > cost
+    return math.ceil(cost / (SAVED_PER_OPERATION * max(1, operations)))
 
 
 def inductor(graph: GraphModule, inputs: Sequence[Tensor]) -> TensorFunction:
@@ -58,7 +61,7 @@ def inductor(graph: GraphModule, inputs: Sequence[Tensor]) -> TensorFunction:
 
 def inductor_if_it_repays(steps: int, graph: GraphModule, inputs: Sequence[Tensor]) -> TensorFunction:
     """Compiles a graph if that repays itself in so many steps; else the graph is replayed as it is."""
-    return inductor(graph, inputs) if repays(steps, operations_of(graph)) else graph
+    return inductor(graph, inputs) if steps >= steps_to_repay(operations_of(graph)) else graph
 
 
 def operations_of(graph: GraphModule) -> int:

@@ -48,6 +48,7 @@ class Loop:
 
     Attributes:
         after_update: Called after the players have moved, e.g. to average the weights; nothing when ``None``.
+        watched: Whether code of the user's runs between epochs, so that what Python holds may have changed.
         step: Steps so far.
         position: Batches of the current epoch so far.
         totals: Each player's sum of losses over the data of the current epoch.
@@ -63,6 +64,7 @@ class Loop:
     ) -> None:
         self.game, self.moves, self.check_every = game, moves, check_every
         self.after_update: Callable[[], None] | None = None
+        self.watched = True
         self.step = self.position = 0
         self.totals = [torch.zeros((), device=device) for _ in moves]
         self.counts = [0] * len(moves)
@@ -90,7 +92,7 @@ class Loop:
         """
         if self._snapshot is None:
             self._take_snapshot()
-        for move in self.moves:
+        for move in self.moves if self.watched else ():
             move.refresh()
         with torch.no_grad(), ExitStack() as stack:
             if self.step:

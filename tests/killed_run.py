@@ -66,8 +66,8 @@ def start(kind):
     vae = VAE(StandardNormal(2), DiagonalNormal(2, 2, network=Network()), DiagonalNormal(2, 2, (8,)))
     objective = ELBO(kl_weight=LinearWarmup(40))
     settings = {**common, "batch_size": 20}
-    if kind == "traced":
-        settings.update(compile=True, max_epochs=300)
+    if kind in ("traced", "compiled"):
+        settings.update(compile=True, max_epochs=300 if kind == "traced" else 60)
     return vae, Noisy(x) if kind == "vae" else x, {**settings, "objective": objective, "ema": 0.95}
 
 
@@ -106,38 +106,49 @@ def stamp(path):
     return (path.stat().st_ino, path.stat().st_mtime_ns) if path.exists() else None
 
 
-def wait_for_another(path, before, child):
-    """Waits until the child has written a checkpoint, however slow the machine is, or is dead."""
-    while stamp(path) == before and os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        time.sleep(0.001)
+def saved_step(path):
+    """The step of the checkpoint that is there, which is whole whatever the moment; -1 if there is none."""
+    saved = Checkpoint(path, True, 0.0).read()
+    return -1 if saved is None else saved["place"][1]
+
+
+def wait_for(path, step, before, child):
+    """Waits until the child has gone on, and as far as a step, however slow the machine is, or is dead."""
+    while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        if stamp(path) != before and saved_step(path) >= step:
+            return
+        time.sleep(0.002)
 
 
 def main():
     kind, folder, kills, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
     torch.set_num_threads(1)
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of processes to fork or to leave behind
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "kernels")
     alone, resumed, path = folder / "alone.pt", folder / "resumed.pt", folder / "run.ckpt"
     assert os.waitpid(forked(finish, kind, alone, {}), 0)[1] == 0
+    one = torch.load(alone, weights_only=True)
     draw, steps, killed = random.Random(seed), [], 0
+    moments = sorted(draw.randrange(one["rows"][-1]["step"]) for _ in range(kills))  # from its start to its end
     checkpoint = {"checkpoint": path, "resume": True, "checkpoint_every": 0.0}
     while killed < kills:
         before = stamp(path)
         child = forked(finish, kind, resumed, checkpoint)
-        if killed % 4 != 3:  # every fourth is killed wherever it may be, the others when they have gone on
-            wait_for_another(path, before, child)
-        time.sleep(draw.uniform(0.0, 0.1))
+        if killed % 4 != 3:  # every fourth is killed wherever it may be, perhaps before it has gone on
+            wait_for(path, moments[killed], before, child)
+        time.sleep(draw.uniform(0.0, 0.02))
         os.kill(child, signal.SIGKILL)
         died = os.WIFSIGNALED(os.waitpid(child, 0)[1])
-        saved = Checkpoint(path, True, 0.0).read()  # whatever the moment, what is there is whole
-        steps.append(-1 if saved is None else saved["place"][1])
+        steps.append(saved_step(path))
         killed += died
         if not died:
             break
     assert os.waitpid(forked(finish, kind, resumed, checkpoint), 0)[1] == 0
-    one, other = (torch.load(p, weights_only=True) for p in (alone, resumed))
+    other = torch.load(resumed, weights_only=True)
     same = one["state"].keys() == other["state"].keys()
     same = same and all(torch.equal(v, other["state"][k]) for k, v in one["state"].items())
     rest = {k: one[k] == other[k] or str(one[k]) == str(other[k]) for k in ("rows", "best", "stopped")}
-    print(json.dumps({"killed": killed, "steps": steps, "weights": same, **rest}))
+    print(json.dumps({"killed": killed, "steps": steps, "of": one["rows"][-1]["step"], "weights": same, **rest}))
 
 
 if __name__ == "__main__":

@@ -177,9 +177,7 @@ def fit(
         run = Run(launch, loop, target, train, held, max_epochs, patience, *settings)
         if launch.distributed:
             torch.manual_seed(randomness.derived(order_seed, launch.rank))
-        if saved is not None:
-            run.load_state_dict(saved)
-        return run()
+        return run(saved)
 
 
 def _sources(

@@ -303,7 +303,7 @@ def _then_clip(
         loss, *found = gradients(*batch)
         there = [g for g in found if g is not None]
         if clip is None:
-            return [loss, loss.isfinite() & _all_finite(there), *found]
+            return [loss, loss.isfinite() & all_finite(there), *found]
         norm = get_total_norm(there)
         shrink = _shrink(norm, clip)
         found = [g if g is None else g * shrink.to(g.dtype) for g in found]

@@ -71,8 +71,14 @@ class Run:
         self.starts: dict[str, Any] = {}
         self._resumed: Callable[[], None] | None = None
 
-    def __call__(self) -> History:
-        """Trains to the end, and returns the history; the model then has the weights that are to be used."""
+    def __call__(self, saved: dict[str, Any] | None = None) -> History:
+        """Trains to the end, from where a checkpoint was written if there is one.
+
+        Returns:
+            The history; the model has the weights that are to be used.
+        """
+        if saved is not None:
+            self.load_state_dict(saved)
         modes = [(part, part.training) for part in self.loop.game.modules()]
         listening = nullcontext() if self.checkpoint is None else self.checkpoint.listening()
         self._begun = time.perf_counter() - self.seconds

@@ -178,6 +178,9 @@ def main() -> None:
         torch.manual_seed(0)
         rows += run(make_task(name, device, 4 if device.type == "cuda" else 1), arguments.rounds, device, notes)
     for row in rows:
+        if row.unit == "s":
+            print(f"{row.name:60} {row.figure:.2f} s")
+    for row in rows:
         if row.bar:
             print(f"{row.name:45} {row.figure:.3f} <= {row.reference:.2f} {'yes' if row.holds else 'NO'}")
     write("training", rows, seeds=[0], notes=notes)

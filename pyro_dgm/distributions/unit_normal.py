@@ -36,5 +36,6 @@ class UnitNormal(dist.Normal):
         """Returns the log-density in nats, with shape ``sample_shape + batch_shape``."""
         if self._validate_args:
             self._validate_sample(value)
-        value = value.expand(torch.broadcast_shapes(value.shape, self.batch_shape))
+        if value.shape[value.dim() - len(self.batch_shape) :] != self.batch_shape:
+            value = value.expand(torch.broadcast_shapes(value.shape, self.batch_shape))
         return -0.5 * value.square() - 0.5 * math.log(2 * math.pi)

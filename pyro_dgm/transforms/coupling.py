@@ -45,7 +45,7 @@ class Partition(nn.Module):
         if not (self.alternate or self.follow):
             return x.index_select(-1, self.a), x.index_select(-1, self.b)
         if self.alternate:
-            first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+            first, second = x.view(*x.shape[:-1], self.sizes[0], 2).unbind(-1)
         else:
             first, second = x.split(self.sizes if self.a_first else self.sizes[::-1], -1)
         return (first, second) if self.a_first else (second, first)
@@ -134,7 +134,8 @@ class Coupling(Transform):
         return self.partition.split(x)
 
     def _theta(self, y_a: Tensor, context: Tensor | None) -> Tensor:
-        return leave_autocast(self.conditioner(y_a, context)).unflatten(-1, (-1, self.univariate.size))
+        theta = leave_autocast(self.conditioner(y_a, context))
+        return theta.view(*theta.shape[:-1], self.partition.sizes[1], self.univariate.size)
 
     def _own(self, context: Tensor | None) -> Tensor:
         return self.own(context).unflatten(-1, (-1, self.univariate.size))

@@ -236,8 +236,10 @@ def loss_and_gradients(loss: Callable[..., Tensor], parameters: Sequence[Tensor]
         with torch.enable_grad():
             value = loss(*batch)
         learned = [p for p in parameters if p.requires_grad]
-        found = iter(torch.autograd.grad(value, learned, allow_unused=True))
-        gradients = [next(found) if p.requires_grad else None for p in parameters]
+        gradients: Sequence[Tensor | None] = torch.autograd.grad(value, learned, allow_unused=True)
+        if len(learned) < len(parameters):  # some have been frozen since the start
+            found = iter(gradients)
+            gradients = [next(found) if p.requires_grad else None for p in parameters]
         return [value.detach(), *(_in_layout(g, p) for g, p in zip(gradients, parameters, strict=True))]
 
     return function

@@ -56,17 +56,20 @@ class FusedAdam:
         self._lists = None
 
     def _gather(self, group: dict[str, Any]) -> list[list[Tensor]]:
-        """Returns parameters, first and second moments, greatest second moments and step counts."""
+        """Returns parameters, first and second moments, greatest second moments, step counts, and these as one."""
         states = [self.optimizer.state[p] for p in group["params"]]
+        counts = torch.stack([state["step"] for state in states])
+        for state, count in zip(states, counts.unbind(), strict=True):
+            state["step"] = count
         greatest = [state["max_exp_avg_sq"] for state in states] if group["amsgrad"] else []
         moments = [[state[name] for state in states] for name in ("exp_avg", "exp_avg_sq")]
-        return [list(group["params"]), *moments, greatest, [state["step"] for state in states]]
+        return [list(group["params"]), *moments, greatest, list(counts.unbind()), [counts]]
 
 
 def _step(group: dict[str, Any], grads: list[Tensor], lists: list[list[Tensor]], found_inf: Tensor | None) -> None:
-    parameters, first, second, greatest, steps = lists
+    parameters, first, second, greatest, steps, (counts,) = lists
     beta1, beta2 = group["betas"]
-    torch._foreach_add_(steps, 1)
+    counts.add_(1)
     kernel = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
     kernel(
         parameters, grads, first, second, greatest, steps, amsgrad=group["amsgrad"], lr=group["lr"], beta1=beta1,
@@ -74,7 +77,7 @@ def _step(group: dict[str, Any], grads: list[Tensor], lists: list[list[Tensor]],
         grad_scale=None, found_inf=found_inf,
     )  # fmt: skip
     if found_inf is not None:
-        torch._foreach_sub_(steps, [found_inf] * len(steps))
+        counts.sub_(found_inf)
 
 
 def _alike(parameters: list[Tensor]) -> bool:

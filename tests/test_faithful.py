@@ -6,6 +6,7 @@ from functools import partial
 
 import numpy as np
 import pyro
+import pyro.infer.reparam
 import pytest
 import torch
 from pyro import distributions as dist
@@ -18,6 +19,7 @@ from pyro_dgm import fit
 from pyro_dgm.models import VAE, DiagonalNormal, RealNVP, StandardNormal
 from pyro_dgm.objectives import ELBO, LinearWarmup
 from pyro_dgm.training import NonFiniteError, trace
+from pyro_dgm.training.python_state import changed, python_state
 
 quiet = partial(fit, progress=False, seed=0)
 
@@ -443,3 +445,131 @@ def test_integers_of_numpy_reach_a_module_as_integers():
         model = Embedded()
         model.table = nn.Embedding(4, 1, sparse=True)
         quiet(model, np.arange(4), max_epochs=1)
+
+
+# --- what a third reader broke -------------------------------------------------------------------------------------
+
+
+class Swapping(Loss):
+    def __init__(self):
+        super().__init__(lambda m, x: (m.w - m.a).square().mean() + 0 * x.sum())
+        self.register_buffer("a", torch.tensor(0.0))
+        self.register_buffer("b", torch.tensor(4.0))
+
+    def forward(self, x):
+        self.a, self.b = self.b, self.a
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_buffers_that_change_places(compile):
+    model = Swapping()
+    quiet(model, torch.ones(10, 1), batch_size=2, max_epochs=1, compile=compile)
+    assert (float(model.a), float(model.b)) == (4.0, 0.0)
+
+
+class FirstForward(Loss):
+    """Initialised at its first call, and remembers that in Python."""
+
+    def __init__(self):
+        super().__init__(lambda m, x: (m.w * (x - m.loc)).square().mean())
+        self.register_buffer("loc", torch.zeros(()))
+        self.known = False
+
+    def forward(self, x):
+        if not self.known:
+            self.loc.copy_(x.mean())
+            self.known = True
+        return super().forward(x)
+
+
+def test_a_module_that_initialises_itself_once_stays_initialised():
+    model = FirstForward()
+    quiet(model, torch.full((8, 1), 5.0), max_epochs=1)
+    assert float(model.loc) == 5.0
+
+
+class ClassHeld(Loss):
+    level = 0.0
+
+    def forward(self, x):
+        return (self.w - LEVEL - type(self).level).square().mean() + 0 * x.sum()
+
+
+@pytest.mark.parametrize("change", [set_global, lambda m, v: setattr(ClassHeld, "level", v)], ids=["global", "class"])
+def test_what_methods_read_is_noticed(change):
+    def run(compile):
+        set_global(None, 0.0)
+        ClassHeld.level = 0.0
+        model = ClassHeld(None)
+        quiet(model, torch.ones(8, 1), batch_size=2, max_epochs=3, compile=compile, gradient_clip=None,
+              optimizer=partial(torch.optim.SGD, lr=0.3), callbacks=[lambda h, m: change(m, 2.0 * len(h))])  # fmt: skip
+        return model.w.detach()
+
+    torch.testing.assert_close(run(True), run(False))
+
+
+def test_a_number_set_during_validation_is_noticed():
+    class Set(Loss):
+        def forward(self, x):
+            if not self.training:
+                self.level = 3.0
+            return (self.w - self.level).square().mean() + 0 * x.sum()
+
+    def run(compile):
+        model = Set(None, level=0.0)
+        quiet(model, torch.ones(8, 1), batch_size=2, max_epochs=3, compile=compile, validation=torch.ones(2, 1),
+              optimizer=partial(torch.optim.SGD, lr=0.1))  # fmt: skip
+        return model.w.detach()
+
+    torch.testing.assert_close(run(True), run(False))
+
+
+@pytest.mark.parametrize("draw", [np.random.rand, __import__("random").random], ids=["numpy", "python"])
+def test_rare_branches_of_other_generators_are_refused(draw):
+    model = Loss(lambda m, x: m.w.square().mean() * (1.0 if draw() < 1e-9 else 2.0) + 0 * x.sum())
+    with pytest.warns(UserWarning, match="another generator than torch's"):
+        quiet(model, torch.ones(16, 1), batch_size=4, compile=True, max_epochs=2)
+
+
+def test_a_step_that_the_user_has_bound_anew_is_called():
+    calls = []
+
+    def make(parameters):
+        optimizer = torch.optim.Adam(parameters, fused=True)
+        own = optimizer.step
+        optimizer.step = lambda *args: calls.append(1) or own(*args)
+        return optimizer
+
+    quiet(Loss(lambda m, x: m.w.square().mean() + 0 * x.sum()), torch.ones(8, 1), batch_size=2, max_epochs=2,
+          optimizer=make)  # fmt: skip
+    assert len(calls) == 8
+
+
+def test_python_state_survives_odd_objects():
+    class Raises:
+        @property
+        def __dict__(self):
+            raise RuntimeError("no dict")
+
+    class Slots:
+        __slots__ = ("level",)
+
+    module = nn.Module()
+    module.odd, module.slots, module.big = Raises(), Slots(), [list(range(900))] * 2 + [[0.5] * 900 for _ in range(900)]
+    module.slots.level, module.hidden = 1.0, [nn.Linear(1, 1)]
+    module.self = [module]
+    before = python_state([module])
+    assert changed(before, python_state([module])) is None
+    module.slots.level = 2.0
+    assert changed(before, python_state([module])) == "slots"
+    module.slots.level = 1.0
+    module.hidden[0].training = False
+    assert changed(before, python_state([module])) == "hidden"
+
+
+def test_reparameterised_priors_are_ordinary_normals():
+    vae = VAE(StandardNormal(2), DiagonalNormal(3, 2, (4,)), DiagonalNormal(2, 3, (4,)))
+    program = pyro.poutine.reparam(vae.model, {"z": pyro.infer.reparam.LocScaleReparam(0.0)})
+    trace = pyro.poutine.trace(program).get_trace(torch.randn(5, 3))
+    assert trace.nodes["z_decentered"]["value"].shape == (5, 2) and trace.log_prob_sum().isfinite()

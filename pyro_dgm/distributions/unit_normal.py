@@ -18,22 +18,28 @@ class UnitNormal(dist.Normal):
     """Normal(0, 1), element by element.
 
     Args:
-        zeros: Zeros, whose shape, dtype and device are those of the distribution.
+        loc: Zeros, whose shape, dtype and device are those of the distribution.
+        scale: ``None``. With one it is an ordinary ``Normal(loc, scale)``, as Pyro's reparameterisations, which make
+            another distribution of the same class, need it.
 
     Example:
         >>> UnitNormal(torch.zeros(3)).to_event(1).log_prob(torch.zeros(3))
         tensor(-2.7568)
     """
 
-    def __init__(self, zeros: Tensor, *, validate_args: bool | None = None) -> None:
-        super().__init__(zeros, torch.ones_like(zeros), validate_args=validate_args)
+    def __init__(self, loc: Tensor, scale: Tensor | None = None, *, validate_args: bool | None = None) -> None:
+        self._is_standard = scale is None
+        super().__init__(loc, torch.ones_like(loc) if scale is None else scale, validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size, _instance: None = None) -> "UnitNormal":
         """Returns the distribution with a larger batch shape."""
-        return UnitNormal(self.loc.expand(batch_shape), validate_args=self.__dict__.get("_validate_args"))
+        scale = None if self._is_standard else self.scale.expand(batch_shape)
+        return UnitNormal(self.loc.expand(batch_shape), scale, validate_args=self.__dict__.get("_validate_args"))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Returns the log-density in nats, with shape ``sample_shape + batch_shape``."""
+        if not self._is_standard:
+            return super().log_prob(value)
         if self._validate_args:
             self._validate_sample(value)
         if value.shape[value.dim() - len(self.batch_shape) :] != self.batch_shape:

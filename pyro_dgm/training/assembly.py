@@ -24,10 +24,11 @@ from ..objectives.base import BoundObjective, unique_parameters
 from ..objectives.estimators import Differentiable
 from .compilation import FEWEST_STEPS, inductor, inductor_if_it_repays
 from .data import Batch, Batches, Source
-from .graph import undone
+from .graph import buffers_of, undone
 from .launch import Launch
 from .loop import Loop
 from .moves import Direct, Game, Hooked, Move, Tracing, replayed
+from .python_state import changed, python_state
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 MakeSchedule = Callable[[Optimizer, int], LRScheduler]
@@ -109,8 +110,18 @@ def _first_call(
     Returns:
         The parameters in Pyro's store that no module owns, by name, and the modules that programs have registered.
     """
-    with torch.enable_grad(), undone(), _registered() as registered, poutine.trace(param_only=True) as capture:
+    roots = [root for root in owners if isinstance(root, nn.Module)]
+    buffers = [each for each in buffers_of(roots) if each[2] is not None]
+    before = python_state(roots, identities=False)
+    with (
+        torch.enable_grad(), undone(buffers) as undo, _registered() as registered,
+        poutine.trace(param_only=True) as capture,
+    ):  # fmt: skip
         loss = module(*(t.clone() for t in batch))
+        after = python_state(roots, identities=False)
+        for state in (before, after):
+            state.pop("0..elbo", None)  # which has learned how plates are nested
+        undo.keep = changed(before, after) is not None  # a module is initialised now, and knows that it is
     _check_loss(loss, module)
     owned = {id(p) for owner in owners for p in owner.parameters()}
     store, found = pyro.get_param_store(), {}

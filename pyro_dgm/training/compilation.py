@@ -101,7 +101,11 @@ def _by_onednn(graph: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
         values = [known[n] if n in known else n.meta["val"] for n in node.args]
         (m, k), n = values[-2].shape, values[-1].shape[1]
         plain = all(v.dtype == torch.float32 and v.device.type == "cpu" for v in values)
-        if not plain or 2 * m * k * n < LARGE_PRODUCT or (bias and values[0].shape != (n,)):
+        if (
+            not plain
+            or 2 * m * k * n < LARGE_PRODUCT
+            or (bias and (values[0].shape, values[0].stride()) != ((n,), (1,)))
+        ):
             continue
         with graph.graph.inserting_before(node):
             weight = b.args[0] if b.target is aten.t.default else graph.graph.call_function(aten.t.default, (b,))

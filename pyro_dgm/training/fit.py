@@ -168,7 +168,7 @@ def fit(
         stack.enter_context(launch.sharing(game))
         tracing = make_tracing(launch.compilable(compile), steps, train, accumulate)
         loop = make_loop(launch, game, optimizer, schedule, gradient_clip, accumulate, steps, tracing)
-        loop.watched = bool(callbacks or launch.hearers or not isinstance(train.source, tuple))
+        loop.watched = bool(callbacks or held or launch.hearers or not isinstance(train.source, tuple))
         average = None
         if ema is not None:  # of the weights that the processes now share
             average = Average([p for player in game.players for p in player.parameters], ema)

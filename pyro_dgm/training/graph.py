@@ -49,6 +49,11 @@ def capture(function: TensorFunction, batch: Batch, modules: Iterable[nn.Module]
         UntraceableError: If the function cannot be replayed, with the reason.
     """
     modules = list(modules)
+    with unchanged(batch[0].device), undone(buffers_of(modules)), pyro.validation_enabled(False):
+        try:
+            function(*batch)  # what a program makes at its first call with such a batch, a mask, say, is there then
+        except Exception as error:
+            raise UntraceableError(_reason(error)) from error
     numbers = python_state(modules, identities=False)
     with unchanged(batch[0].device):
         graph, state = _capture(function, batch, modules)
@@ -96,12 +101,12 @@ def _check(
     """Compares one replay with the function itself, both from the same random state and the same tensors."""
     device = batch[0].device
 
-    def run(call: Callable[[], Sequence[Tensor | None]]) -> tuple[list[Tensor | None], list[Tensor]]:
+    def run(call: Callable[[], Sequence[Tensor | None]]) -> tuple[list[Tensor | None], list[Any]]:
         buffers = buffers_of(modules)
         with unchanged(device), undone(buffers), pyro.validation_enabled(False):
-            outputs = [None if t is None else t.detach().clone() for t in call()]
-            drawn = get_state(device)
-            return outputs, [drawn[name] for name in ("torch", "device") if name in drawn]
+            outputs = [*call(), *(module._buffers[name] for module, name, _ in buffers)]
+            outputs = [None if t is None else t.detach().clone() for t in outputs]
+            return outputs, tree_leaves(get_state(device))
 
     try:
         expected, drawn = run(lambda: function(*batch))
@@ -109,12 +114,16 @@ def _check(
             got, drawn_by_graph = run(lambda: graph(*state, *batch))
     except Exception as error:
         raise UntraceableError(f"its graph cannot be replayed ({_reason(error)})") from error
-    same = all(map(torch.equal, drawn, drawn_by_graph)) and all(map(_close, expected, got))
+    same = all(map(_equal, drawn, drawn_by_graph)) and all(map(_close, expected, got))
     if not same:
         raise UntraceableError(
-            "its graph gives something else than the program, which sets the random state, recomputes random numbers "
-            "(activation checkpoints), or depends on something that changes from call to call"
+            "its graph gives something else than the program, which draws from another generator than torch's, sets "
+            "the random state, recomputes random numbers (activation checkpoints), or depends on what calls change"
         )
+
+
+def _equal(one: Any, other: Any) -> bool:
+    return torch.equal(one, other) if isinstance(one, Tensor) else one == other
 
 
 def _close(one: Tensor | None, other: Tensor | None) -> bool:
@@ -130,6 +139,7 @@ class _Undo(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.before: dict[int, tuple[Tensor, Tensor]] = {}
+        self.keep = False
         self.made: set[int] = set()  # memory that is new, such as that of a parameter made at the first call
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -158,17 +168,20 @@ Buffers = list[tuple[nn.Module, str, Tensor | None]]
 
 
 @contextmanager
-def undone(buffers: Buffers = ()) -> Iterator[None]:
-    """Within, tensors may be changed in place and buffers bound anew: at the end all are what they were."""
+def undone(buffers: Buffers = ()) -> Iterator[_Undo]:
+    """Within, tensors may be changed in place and buffers bound anew: at the end all are what they were.
+
+    Unless ``keep`` of what it yields is set.
+    """
     undo = _Undo()
     try:
         with undo:
-            yield
+            yield undo
     finally:
-        for module, name, buffer in buffers:
+        for module, name, buffer in () if undo.keep else buffers:
             module._buffers[name] = buffer
         with torch.no_grad():
-            for tensor, value in reversed(undo.before.values()):
+            for tensor, value in () if undo.keep else reversed(undo.before.values()):
                 if tensor.shape == value.shape:
                     tensor.copy_(value)
 
@@ -180,14 +193,17 @@ def buffers_of(modules: Iterable[nn.Module]) -> Buffers:
 
 def _rebinding_becomes_copying(buffers: Buffers) -> None:
     """``self.count = self.count + 1`` would change nothing when replayed; the copy that stands for it does."""
+    copies: list[tuple[Tensor, Tensor]] = []
     for module, name, buffer in buffers:
         now = module._buffers.get(name)
         if now is buffer:
             continue
         if buffer is None or now is None or now.shape != buffer.shape:
             raise UntraceableError(f"the buffer {name!r} changes its shape")
-        with torch.no_grad():
-            buffer.copy_(now)
+        copies.append((buffer, now.clone()))  # before any is overwritten: two may change places
+    with torch.no_grad():
+        for buffer, value in copies:
+            buffer.copy_(value)
 
 
 class _ValuesStayTensors(TorchFunctionMode):
@@ -259,7 +275,8 @@ def _is_constant(node: Node) -> bool:
 
 def _same_constants(one: GraphModule, other: GraphModule) -> bool:
     names = {n.target for n in one.graph.nodes if n.op == "get_attr"}
-    return all(torch.equal(getattr(one, name), getattr(other, name)) for name in names)
+    pairs = [(getattr(one, name), getattr(other, name)) for name in names]
+    return all(a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs)
 
 
 def _refuse_dynamic_shapes(graph: GraphModule) -> None:

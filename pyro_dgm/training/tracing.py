@@ -130,8 +130,9 @@ class Replay:
 
     def _adopt(self) -> None:
         """A buffer that has been bound anew (``model.beta = torch.tensor(0.5)``) gives its value to the graph's."""
-        for module, name, buffer in self._adopted:
-            now = module._buffers.get(name)
+        values = [(m, name, buffer, m._buffers.get(name)) for m, name, buffer in self._adopted]
+        values = [(m, name, b, now if now is b or now is None else now.clone()) for m, name, b, now in values]
+        for module, name, buffer, now in values:  # cloned first: two may have changed places
             if now is buffer or now is None or buffer is None:
                 continue
             if (now.shape, now.dtype, now.device) != (buffer.shape, buffer.dtype, buffer.device):
@@ -236,7 +237,7 @@ def loss_and_gradients(loss: Callable[..., Tensor], parameters: Sequence[Tensor]
         with torch.enable_grad():
             value = loss(*batch)
         learned = [p for p in parameters if p.requires_grad]
-        gradients: Sequence[Tensor | None] = torch.autograd.grad(value, learned, allow_unused=True)
+        gradients: Sequence[Tensor | None] = torch.autograd.grad(value, learned, allow_unused=True) if learned else ()
         if len(learned) < len(parameters):  # some have been frozen since the start
             found = iter(gradients)
             gradients = [next(found) if p.requires_grad else None for p in parameters]

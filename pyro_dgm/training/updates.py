@@ -89,5 +89,8 @@ def _alike(parameters: list[Tensor]) -> bool:
 
 def _is_heard(optimizer: Optimizer) -> bool:
     """Whether somebody wants to be told of every step."""
+    step = vars(optimizer).get("step")  # bound anew, by a schedule that counts steps or by the user
+    if step is not None and getattr(step, "__wrapped__", None) is not type(optimizer).step:
+        return True
     hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
     return any((*hooks, torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks))

@@ -8,8 +8,9 @@ pays after
     \text{steps} > \frac{a + b\, n}{s\, n}
 
 steps, where a graph takes about :math:`a + b n` seconds to trace and compile and every operation costs :math:`s`
-seconds less. The constants were fitted to twelve models of 100 to 3500 operations on a CPU, whose own numbers of steps
-the rule meets within a factor of three (``benchmarks/results/compilation.md``). It looks at nothing that differs
+seconds less. The constants were fitted to twelve models of 100 to 3500 operations on a CPU; the rule meets the numbers
+of steps of most within a factor of two or three, and is late where a few large products are all the work
+(``benchmarks/results/compilation.md``). It looks at nothing that differs
 between two runs, so that a run that is resumed is compiled exactly if it was before. A run of fewer than :math:`b / s`
 steps is not even traced.
 """

@@ -2,8 +2,8 @@
 
 For models of many sizes: the seconds to trace the step and to compile its graph with an empty cache, the times of loss
 and gradient eager, replayed and compiled, the number of steps after which each has repaid itself, and the number from
-which ``fit(..., compile="auto")`` traces and compiles. From the same figures the constants of the rule are fitted, by
-least squares in the logarithm.
+which ``fit(..., compile="auto")`` traces and compiles. From the same figures the constants of the rule are fitted:
+seconds by least squares of relative errors, what is saved by its mean logarithm.
 
     python -m benchmarks.compilation [--only NAME ...]
 """

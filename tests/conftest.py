@@ -14,3 +14,9 @@ def fresh_state():
     yield
     torch.set_default_device(None)
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def replayed_not_compiled(monkeypatch):
+    """Steps replay their graph; compiling it would take longer than the test."""
+    monkeypatch.setattr("pyro_dgm.training.assembly.inductor", lambda graph, inputs: graph)

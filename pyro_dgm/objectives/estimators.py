@@ -22,11 +22,6 @@ from pyro.infer.util import get_dependent_plate_dims, torch_sum
 from torch import Tensor, nn
 
 
-def is_differentiable(estimator: Any) -> bool:
-    """Whether :func:`differentiable_loss` knows the estimator."""
-    return hasattr(estimator, "differentiable_loss") or isinstance(estimator, RenyiELBO)
-
-
 def differentiable_loss(estimator: PyroELBO, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
     """Returns the loss, in nats, of one of Pyro's estimators on a model and a guide.
 
@@ -49,7 +44,7 @@ def check(estimator: PyroELBO) -> None:
     Raises:
         ValueError: With what to use instead.
     """
-    if not is_differentiable(estimator):
+    if not (hasattr(estimator, "differentiable_loss") or isinstance(estimator, RenyiELBO)):
         raise ValueError(
             f"estimator: expected one of Pyro's with a loss to differentiate, got {type(estimator).__name__}; "
             "Trace_ELBO gives reparameterised models the gradient of TraceGraph_ELBO, others are for pyro.infer.SVI"

@@ -110,15 +110,14 @@ def _first_call(
     Returns:
         The parameters in Pyro's store that no module owns, by name, and the modules that programs have registered.
     """
-    roots = [root for root in owners if isinstance(root, nn.Module)]
-    buffers = [each for each in buffers_of(roots) if each[2] is not None]
-    before = python_state(roots, identities=False)
+    buffers = [each for each in buffers_of(owners) if each[2] is not None]
+    before = python_state(owners, identities=False)
     with (
         torch.enable_grad(), undone(buffers) as undo, _registered() as registered,
         poutine.trace(param_only=True) as capture,
     ):  # fmt: skip
         loss = module(*(t.clone() for t in batch))
-        after = python_state(roots, identities=False)
+        after = python_state(owners, identities=False)
         for state in (before, after):
             state.pop("0..elbo", None)  # which has learned how plates are nested
         undo.keep = changed(before, after) is not None  # a module is initialised now, and knows that it is

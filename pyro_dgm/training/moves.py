@@ -65,8 +65,11 @@ class Game(nn.Module):
 
     def tensors(self) -> dict[str, Tensor]:
         """Returns all that training changes, by name: also the buffers that a ``state_dict`` leaves out."""
-        parameters, buffers = (named(remove_duplicate=False) for named in (self.named_parameters, self.named_buffers))
-        return {name: tensor.detach() for name, tensor in (*parameters, *buffers)}
+        return {name: tensor.detach() for name, tensor in self._named()}
+
+    def _named(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self.named_parameters(remove_duplicate=False)
+        yield from self.named_buffers(remove_duplicate=False)
 
     @torch.no_grad()
     def restore(self, values: Mapping[str, Tensor]) -> None:

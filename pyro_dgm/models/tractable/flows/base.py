@@ -1,4 +1,4 @@
-r"""What all normalizing flows share: a stack of transforms on a standard normal base.
+r"""What all normalizing flows share: a stack of transforms on a base, which is standard normal unless another is given.
 
 .. math::
     z \sim N(0, I), \qquad x = (b_S \circ \mathrm{std} \circ T_n \circ \dots \circ T_1)(z; c)
@@ -8,6 +8,7 @@ the support S, so that densities are in data units and samples obey the constrai
 """
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,10 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from ....distributions import Flow, UnitNormal
+from ....distributions import Flow
 from ....transforms import Compose, Standardize, Support, Transform, as_transform
 from ....transforms.support import elementwise
 from ...base import TractableModel
+from ...parametric import StandardNormal
 
 Layers = Sequence[Transform]
 
@@ -27,36 +29,40 @@ class FlowModel(TractableModel):
     """A flow; subclasses say which layers.
 
     Args:
-        features: Number of features of the data.
+        event_shape: Shape of one datum, or a number of features.
         context: Width of the context, 0 for none.
         layers: Maps the number of unconstrained features D to the learned transforms, latent to data.
         support: Where the data live.
-        standardize: Whether data are standardised by the moments that :meth:`initialize` finds.
+        standardize: Whether data, which are vectors then, are standardised by the moments that ``initialize`` finds.
+        base: The model of z, a vector of as many features, without a context; :class:`StandardNormal` when ``None``.
     """
 
     def __init__(
         self,
-        features: int,
+        event_shape: int | Sequence[int],
         context: int,
         layers: Callable[[int], Layers],
         support: constraints.Constraint,
         standardize: bool,
+        base: TractableModel | None = None,
     ) -> None:
-        if features < 1 or context < 0:
-            raise ValueError(f"features, context: expected features >= 1 and context >= 0, got {features}, {context}")
-        super().__init__(features, context, support)
+        super().__init__(event_shape, context, support)
+        if self.event_shape.numel() < 1 or context < 0:
+            raise ValueError(
+                f"features, context: expected features >= 1 and context >= 0, got {event_shape}, {context}"
+            )
         ends: list[Transform] = [] if isinstance(support, type(constraints.real)) else [Support(support)]
-        (latent,) = Compose(ends).inverse_shape(self.event_shape)
+        latent = Compose(ends).inverse_shape(self.event_shape).numel()
         ends = [Standardize(latent), *ends] if standardize else ends
         learned = Compose(list(layers(latent)))
         image = elementwise(learned.codomain)
         if not isinstance(image, type(constraints.real)):
             raise ValueError(f"transforms: expected layers from reals to reals, got {image}; say support=... instead")
         self.transform = Compose([*learned.transforms, *ends])
-        self.register_buffer("loc", torch.zeros(latent))
+        self.base = base or StandardNormal(latent)
 
     def _distribution(self, context: Tensor | None) -> Flow:
-        base = UnitNormal(self.loc).to_event(1)
+        base = self.base._distribution(None)
         weights = self._random_weights()
         transform = _Realized(self.transform, self._pyro_context, weights) if weights else self.transform
         return Flow(base, transform, context)
@@ -82,12 +88,14 @@ class FlowModel(TractableModel):
             constraint: Where the data live, e.g. ``constraints.positive``.
         """
         latent = Compose([Support(constraint)]).inverse_shape(self.event_shape)
-        if latent != self.loc.shape:
+        if latent != self.base.event_shape:
             raise ValueError(
                 f"constraint: {constraint} leaves {latent.numel()} unconstrained features of "
-                f"{self.event_shape.numel()}, this flow has {self.loc.numel()}; construct a new one with support=..."
+                f"{self.event_shape.numel()}, this flow has {self.base.event_shape.numel()}; construct a new one with "
+                "support=..."
             )
-        new = type(self)(**copy.deepcopy({**self.config, "support": constraint})).to(self.loc)
+        new = type(self)(**copy.deepcopy({**self.config, "support": constraint}))
+        new.to(next(itertools.chain(self.parameters(), self.buffers())))
         new.load_state_dict(self.state_dict())
         return new
 
@@ -130,6 +138,7 @@ class NormalizingFlow(FlowModel):
         context: Width of the context, 0 for none.
         support: Where the data live.
         standardize: Whether data are standardised by the moments of the training data.
+        base: The model of the latent, with as many features; :class:`StandardNormal` when ``None``.
 
     Example:
         >>> from pyro_dgm.transforms import LULinear
@@ -145,5 +154,6 @@ class NormalizingFlow(FlowModel):
         *,
         support: constraints.Constraint = constraints.real,
         standardize: bool = True,
+        base: TractableModel | None = None,
     ) -> None:
-        super().__init__(features, context, lambda _: [as_transform(t) for t in transforms], support, standardize)
+        super().__init__(features, context, lambda _: [as_transform(t) for t in transforms], support, standardize, base)

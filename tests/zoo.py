@@ -88,6 +88,7 @@ MODELS: dict[str, ModelRow] = {
     "DiagonalNormal": ModelRow(lambda c: m.DiagonalNormal((1, D), c, (8,))),
     "DiagonalNormal-shared": ModelRow(lambda c: m.DiagonalNormal(D, c, (8,), shared_scale=True)),
     "IndependentBernoulli": ModelRow(lambda c: m.IndependentBernoulli((D,), c, (8,)), discrete=True),
+    "Mixture": ModelRow(lambda c: m.Mixture([m.RealNVP(D, c, **SMALL), m.MAF(D, c, **SMALL)])),
     "VAE": ModelRow(_vae, "lower_bound"),
     "VAE-flows": ModelRow(
         lambda c: _vae(c, m.NSF(2, bins=4, **SMALL), m.IAF(2, D + c, **SMALL), num_particles=3), "lower_bound"

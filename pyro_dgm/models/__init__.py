@@ -6,6 +6,7 @@ Every model is a module that, called with a context, returns a Pyro distribution
 from .approximate import VAE
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
 from .implicit import GAN
+from .mixture import Mixture
 from .parametric import DiagonalNormal, IndependentBernoulli, StandardNormal
 from .tractable.flows import IAF, MAF, NICE, NSF, NormalizingFlow, RealNVP
 
@@ -21,6 +22,7 @@ __all__ = [
     "GenerativeModel",
     "ImplicitModel",
     "IndependentBernoulli",
+    "Mixture",
     "NormalizingFlow",
     "RealNVP",
     "StandardNormal",

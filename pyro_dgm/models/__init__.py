@@ -7,7 +7,7 @@ from .approximate import VAE
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
 from .implicit import GAN
 from .parametric import DiagonalNormal, IndependentBernoulli, StandardNormal
-from .tractable.flows import IAF, MAF, NICE, NSF, NormalizingFlow, RealNVP
+from .tractable.flows import IAF, MAF, NICE, NSF, Glow, MultiscaleRealNVP, NormalizingFlow, RealNVP
 
 __all__ = [
     "GAN",
@@ -19,8 +19,10 @@ __all__ = [
     "ApproximateModel",
     "DiagonalNormal",
     "GenerativeModel",
+    "Glow",
     "ImplicitModel",
     "IndependentBernoulli",
+    "MultiscaleRealNVP",
     "NormalizingFlow",
     "RealNVP",
     "StandardNormal",

@@ -7,12 +7,14 @@ layer computes :math:`W x + V c + b`, so a context with other batch dimensions t
 addition, and nothing is concatenated or copied.
 """
 
+from .convolution import ConvNet
 from .masked import MaskedLinear, MaskedMLP
 from .mlp import MLP, Parameters, zero_
 from .precision import at_least_float32, leave_autocast, without_autocast
 
 __all__ = [
     "MLP",
+    "ConvNet",
     "MaskedLinear",
     "MaskedMLP",
     "Parameters",

@@ -10,8 +10,10 @@ from .autoregressive import MaskedAutoregressive
 from .base import Conditioned, Inverse, Transform
 from .compose import Compose, Foreign, as_transform
 from .coupling import Coupling
+from .image import ImageCoupling, InvertibleConvolution, Squeeze, checkerboard, first_half
 from .linear import ActNorm, LULinear, Permutation, Standardize
-from .support import Support, with_support
+from .multiscale import MultiScale
+from .support import Logit, Support, with_support
 from .univariate import Affine, Shift, Spline, Univariate
 
 __all__ = [
@@ -21,16 +23,23 @@ __all__ = [
     "Conditioned",
     "Coupling",
     "Foreign",
+    "ImageCoupling",
     "Inverse",
+    "InvertibleConvolution",
     "LULinear",
+    "Logit",
     "MaskedAutoregressive",
+    "MultiScale",
     "Permutation",
     "Shift",
     "Spline",
+    "Squeeze",
     "Standardize",
     "Support",
     "Transform",
     "Univariate",
     "as_transform",
+    "checkerboard",
+    "first_half",
     "with_support",
 ]

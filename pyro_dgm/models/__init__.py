@@ -7,9 +7,10 @@ from .approximate import VAE
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
 from .implicit import GAN
 from .parametric import DiagonalNormal, IndependentBernoulli, StandardNormal
-from .tractable.flows import IAF, MAF, NICE, NSF, Glow, MultiscaleRealNVP, NormalizingFlow, RealNVP
+from .tractable.flows import FFJORD, IAF, MAF, NICE, NSF, Glow, MultiscaleRealNVP, NormalizingFlow, RealNVP
 
 __all__ = [
+    "FFJORD",
     "GAN",
     "IAF",
     "MAF",

@@ -38,14 +38,15 @@ from pyro_dgm.training.assembly import make_game
 from pyro_dgm.training.compilation import inductor
 from pyro_dgm.training.moves import Direct
 
-from .flows_contestants import COMPILED, EAGER, Contestant, Form, Products, ours, parameters, peers
+from .flows_contestants import COMPILED, EAGER, Contestant, Form, parameters
+from .flows_others import ContinuousForm, ImageForm
 from .report import RESULTS, Row, write
 
 Call = Callable[[], object]
 Seconds = dict[str, list[float]]
 
 LOG_PROB, TRAIN, SAMPLE, OWN = "log_prob", "training step", "sampling", "density of own samples"
-FLOOR = "matrix products"
+FLOOR = "products"
 LEAST, BUDGET = 0.05, 5.0
 """Seconds that a measurement lasts at least, and that the rounds of a cell last at most."""
 
@@ -61,7 +62,7 @@ class Cell:
         bars: Whether the bars of vector flows hold for it; else it informs.
     """
 
-    form: Form
+    form: Form | ImageForm | ContinuousForm
     batch: int
     work: str
     bars: bool = True
@@ -69,17 +70,22 @@ class Cell:
     @property
     def name(self) -> str:
         """Its name."""
-        form = self.form
-        return f"{form.family}, D {form.features}, batch {self.batch}, hidden {form.hidden}, {self.work}"
+        return f"{self.form.label}, batch {self.batch}, {self.work}"
 
     @property
     def sequential(self) -> bool:
         """Whether the work takes D passes."""
+        if not isinstance(self.form, Form):
+            return False
         costly = (LOG_PROB, TRAIN) if self.form.family == "IAF" else (SAMPLE, OWN)
         return self.form.autoregressive and self.work in costly
 
     def bar(self, way: str) -> float | None:
         """The greatest ratio to the best peer that the eager or the compiled flow may have."""
+        if isinstance(self.form, ImageForm):
+            return 0.8 if self.form.family == "Glow" and self.work == TRAIN else None
+        if isinstance(self.form, ContinuousForm):
+            return 0.1 if self.form.features > 2 and self.work == LOG_PROB else None
         spline = self.form.family.startswith("NSF")
         if not self.bars or (self.sequential and (self.form.features < 64 or self.work == OWN)):
             return None
@@ -99,6 +105,11 @@ def cells(quick: bool) -> Iterator[Cell]:
             cell = Cell(Form(family, d, h), n, work)
             if not (cell.sequential and work == OWN and d == 64 and n == 4096):  # what sampling costs, once more
                 yield cell
+    glow = ImageForm("Glow", (1, 28, 28), 64, 4, 2), ImageForm("Glow", (3, 32, 32), 64, 4, 3)
+    realnvp = [ImageForm("multi-scale RealNVP", f.event_shape, 32, 2, f.levels) for f in glow]
+    others = [(f, 16) for f in (*glow, *realnvp)] + [(ContinuousForm(2, 64), 512), (ContinuousForm(43, 128), 512)]
+    for (form, n), work in product(others, (LOG_PROB, TRAIN, SAMPLE)):
+        yield Cell(form, n, work)
     for work in (LOG_PROB, TRAIN):
         yield Cell(Form("NICE", 16, 64), 512, work, bars=False)
     for work in (SAMPLE, OWN):
@@ -181,27 +192,25 @@ def calls_of(cell: Cell, device: torch.device, notes: list[str], eager: bool) ->
     torch.compiler.reset()
     pyro.enable_validation(False)
     torch.manual_seed(0)
-    form = cell.form
-    x = torch.randn(cell.batch, form.features, device=device)
-    makers = {EAGER: ours(form), **peers(form)}
-    for contestant in makers.values():
-        contestant.module.to(device)
-    note(form, makers, notes)
+    x = torch.randn(cell.batch, *cell.form.event_shape, device=device)
+    makers = moved(cell.form.contestants(), device)
+    note(cell.form, makers, notes)
     if cell.sequential:
         makers = without_slow(makers, cell, x)
     calls = {name: call_of(contestant, cell, x) for name, contestant in makers.items()}
-    if not (cell.sequential or eager):
+    if not (cell.sequential or eager or isinstance(cell.form, ContinuousForm)):  # adaptive steps cannot be traced
         torch.manual_seed(0)
-        contestant = ours(form)
-        contestant.module.to(device)
+        contestant = moved(cell.form.contestants(), device)[EAGER]
         calls = {EAGER: calls.pop(EAGER), COMPILED: call_of(contestant, cell, x, compiled=True), **calls}
-    products = Products(form).to(device)
-    seen = x[:, : form.widths[0]]
-    if cell.work == TRAIN:
-        calls[FLOOR] = lambda: products.backward(seen)
-    else:
-        calls[FLOOR] = torch.no_grad()(lambda: products(seen))
-    return calls
+    floor = cell.form.floor(x, cell.work == TRAIN)
+    return calls if floor is None else {**calls, FLOOR: floor}
+
+
+def moved(contestants: dict[str, Contestant], device: torch.device) -> dict[str, Contestant]:
+    """Puts contestants on a device."""
+    for contestant in contestants.values():
+        contestant.module.to(device)
+    return contestants
 
 
 def without_slow(contestants: dict[str, Contestant], cell: Cell, x: Tensor) -> dict[str, Contestant]:
@@ -215,9 +224,9 @@ def without_slow(contestants: dict[str, Contestant], cell: Cell, x: Tensor) -> d
     return {name: c for name, c in contestants.items() if name in kept}
 
 
-def note(form: Form, contestants: dict[str, Contestant], notes: list[str]) -> None:
+def note(form: Form | ImageForm | ContinuousForm, contestants: dict[str, Contestant], notes: list[str]) -> None:
     """Notes the numbers of parameters, once per form."""
-    start = f"{form.family}, D {form.features}, hidden {form.hidden}: parameters "
+    start = f"{form.label}: parameters "
     if any(line.startswith(start) for line in notes):
         return
     counts = {name: parameters(c.module) for name, c in contestants.items()}
@@ -238,7 +247,7 @@ def check(family: str) -> None:
     torch.manual_seed(0)
     axis = torch.linspace(-40, 40, 601)
     form, grid = Form(family, 2, 64), torch.cartesian_prod(axis, axis)
-    for name, contestant in {EAGER: ours(form), **peers(form)}.items():
+    for name, contestant in form.contestants().items():
         with torch.no_grad():
             mass = contestant.log_prob(grid).nan_to_num(-math.inf).exp().sum() * (axis[1] - axis[0]) ** 2
         require_close(mass, torch.ones(()), f"{family}: the integral of the density of {name}", 5e-3)
@@ -284,7 +293,7 @@ def rows_of(cell: Cell, seconds: Seconds) -> list[Row]:
     best = min(others, key=lambda name: median(seconds[name]))
     rows = []
     for way, other in product((EAGER, COMPILED), (best, FLOOR)):
-        if way not in seconds:
+        if not {way, other} <= set(seconds):
             continue
         runs = tuple(a / b for a, b in zip(seconds[way], seconds[other], strict=True))
         limit = cell.bar(way) if other == best else None
@@ -333,7 +342,8 @@ def main() -> None:
     for cell in cells(arguments.quick):
         if not any(fnmatch(cell.name, f"*{pattern}*") for pattern in arguments.only):
             continue
-        check(cell.form.family)
+        if isinstance(cell.form, Form):
+            check(cell.form.family)
         start = time.perf_counter()
         calls = calls_of(cell, device, notes, arguments.eager)
         ready = time.perf_counter()

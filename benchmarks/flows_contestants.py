@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import nflows.distributions
 import nflows.flows
@@ -34,10 +34,10 @@ from pyro_dgm.models import IAF, MAF, NICE, NSF, RealNVP
 Family = Literal["NICE", "RealNVP", "MAF", "IAF", "NSF coupling", "NSF autoregressive"]
 TRANSFORMS, BINS, BOUND = 5, 8, 5.0
 EAGER, COMPILED = "eager", "compiled"
-PEERS = "zuko", "nflows", "normflows", "pyro"
 
 
-class Form(NamedTuple):
+@dataclass(frozen=True)
+class Form:
     """The shape of a flow.
 
     Attributes:
@@ -49,6 +49,16 @@ class Form(NamedTuple):
     family: Family
     features: int
     hidden: int
+
+    @property
+    def label(self) -> str:
+        """Its name."""
+        return f"{self.family}, D {self.features}, hidden {self.hidden}"
+
+    @property
+    def event_shape(self) -> tuple[int]:
+        """Shape of one datum."""
+        return (self.features,)
 
     @property
     def autoregressive(self) -> bool:
@@ -66,6 +76,16 @@ class Form(NamedTuple):
         seen = self.features if self.autoregressive else self.features // 2
         given = self.features if self.autoregressive else self.features - seen
         return [seen, self.hidden, self.hidden, given * self.size]
+
+    def contestants(self) -> dict[str, "Contestant"]:
+        """Ours, eager, and the peers that have such a flow."""
+        made = {name: make(self) for name, make in MAKERS.items()}
+        return {name: contestant for name, contestant in made.items() if contestant is not None}
+
+    def floor(self, x: Tensor, training: bool) -> Callable[[], object]:
+        """The matrix products of the conditioners alone."""
+        products, seen = Products(self).to(x.device), x[:, : self.widths[0]]
+        return (lambda: products.backward(seen)) if training else torch.no_grad()(lambda: products(seen))
 
 
 @dataclass(frozen=True)
@@ -85,6 +105,16 @@ class Contestant:
     sample_and_log_prob: Callable[[int], tuple[Tensor, Tensor]]
 
 
+def of_distribution(flow: nn.Module) -> Contestant:
+    """A flow of this package or of zuko, whose call gives a distribution."""
+    return Contestant(
+        flow,
+        lambda x: flow().log_prob(x),
+        lambda n: flow().sample((n,)),
+        lambda n: flow().rsample_and_log_prob((n,)),
+    )
+
+
 def ours(form: Form) -> Contestant:
     """The flow of this package, without the standardisation that the others lack."""
     shape = {"transforms": TRANSFORMS, "hidden_features": (form.hidden,) * 2, "standardize": False}
@@ -93,12 +123,7 @@ def ours(form: Form) -> Contestant:
         flow = NSF(form.features, autoregressive=autoregressive, bins=BINS, bound=BOUND, **shape)
     else:
         flow = {"NICE": NICE, "RealNVP": RealNVP, "MAF": MAF, "IAF": IAF}[form.family](form.features, **shape)
-    return Contestant(
-        flow,
-        lambda x: flow().log_prob(x),
-        lambda n: flow().sample((n,)),
-        lambda n: flow().rsample_and_log_prob((n,)),
-    )
+    return of_distribution(flow)
 
 
 def of_zuko(form: Form) -> Contestant | None:
@@ -118,12 +143,7 @@ def of_zuko(form: Form) -> Contestant | None:
         case _:
             flow = zuko.flows.MAF(form.features, **shape)
             flow.transform = zuko.lazy.LazyInverse(flow.transform)
-    return Contestant(
-        flow,
-        lambda x: flow().log_prob(x),
-        lambda n: flow().sample((n,)),
-        lambda n: flow().rsample_and_log_prob((n,)),
-    )
+    return of_distribution(flow)
 
 
 class Conditioner(nn.Module):
@@ -290,13 +310,7 @@ def of_pyro(form: Form) -> Contestant | None:
     )
 
 
-MAKERS = {"zuko": of_zuko, "nflows": of_nflows, "normflows": of_normflows, "pyro": of_pyro}
-
-
-def peers(form: Form) -> dict[str, Contestant]:
-    """The peers that have such a flow."""
-    made = {name: make(form) for name, make in MAKERS.items()}
-    return {name: peer for name, peer in made.items() if peer is not None}
+MAKERS = {EAGER: ours, "zuko": of_zuko, "nflows": of_nflows, "normflows": of_normflows, "pyro": of_pyro}
 
 
 def parameters(module: nn.Module) -> int:

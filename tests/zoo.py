@@ -16,6 +16,7 @@ from pyro_dgm import models as m
 from pyro_dgm import transforms as t
 
 D, C = 3, 2
+IMAGE = (2, 3, 2)
 
 
 def perturb(module: nn.Module, scale: float = 0.2) -> nn.Module:
@@ -35,6 +36,7 @@ class ModelRow:
     conditional: bool = True
     discrete: bool = False
     storable: bool = True
+    atol: float = 1e-5  # of a log-density in float32, where it depends on what it is batched with
 
     def build(self, context: int = 0) -> nn.Module:
         torch.manual_seed(1)
@@ -73,6 +75,8 @@ MODELS: dict[str, ModelRow] = {
     "IAF": ModelRow(lambda c: m.IAF(D, c, **SMALL)),
     "NSF": ModelRow(lambda c: m.NSF(D, c, bins=4, **SMALL)),
     "NSF-autoregressive": ModelRow(lambda c: m.NSF(D, c, autoregressive=True, bins=4, activation=nn.SiLU, **SMALL)),
+    "FFJORD": ModelRow(lambda c: m.FFJORD(D, c, hidden_features=(8, 6), solver="rk4", steps=8)),
+    "FFJORD-dopri5": ModelRow(lambda c: m.FFJORD(D, c, hidden_features=(8,), rtol=1e-10, atol=1e-10), atol=1e-4),
     "NormalizingFlow": ModelRow(
         lambda c: m.NormalizingFlow(D, [t.LULinear(D, c), t.Coupling([1, 0, 1], t.Spline(4), (8,), c)], c)
     ),
@@ -84,6 +88,10 @@ MODELS: dict[str, ModelRow] = {
         ),
         storable=False,
     ),
+    "MultiscaleRealNVP": ModelRow(
+        lambda c: m.MultiscaleRealNVP((1, 4, 4), c, levels=2, transforms=1, hidden_channels=4, blocks=1)
+    ),
+    "Glow": ModelRow(lambda c: m.Glow((2, 4, 4), c, levels=2, transforms=1, hidden_channels=4, support=t.Logit(0.05))),
     "StandardNormal": ModelRow(lambda c: m.StandardNormal((D,)), conditional=False),
     "DiagonalNormal": ModelRow(lambda c: m.DiagonalNormal((1, D), c, (8,))),
     "DiagonalNormal-shared": ModelRow(lambda c: m.DiagonalNormal(D, c, (8,), shared_scale=True)),
@@ -105,12 +113,25 @@ EXACT = {name: row for name, row in MODELS.items() if row.density == "exact"}
 CONTINUOUS = {name: row for name, row in EXACT.items() if not row.discrete}
 
 
+class TwoLayers(nn.Module):
+    """A field as a user would write one."""
+
+    def __init__(self, features: int, context: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(features + context + 1, 6), nn.SiLU(), nn.Linear(6, features))
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        parts = [x, t.expand(*x.shape[:-1], 1)]
+        parts += [] if context is None else [context.expand(*x.shape[:-1], -1)]
+        return self.layers(torch.cat(parts, -1))
+
+
 @dataclass(frozen=True)
 class TransformRow:
-    """A transform: ``make(context)``; ``features`` it takes; whether it depends on a context."""
+    """A transform: ``make(context)``; ``shape`` of an event it takes; whether it depends on a context."""
 
     make: Callable[[int], nn.Module]
-    features: int = 4
+    shape: tuple[int, ...] = (4,)
     conditional: bool = True
 
     def build(self, context: int = 0) -> nn.Module:
@@ -127,8 +148,13 @@ TRANSFORMS: dict[str, TransformRow] = {
     "MaskedAutoregressive": TransformRow(lambda c: t.MaskedAutoregressive(4, None, [2, 0, 3, 1], (8,), c)),
     "MaskedAutoregressive-Shift": TransformRow(lambda c: t.MaskedAutoregressive(4, t.Shift(), None, (8, 6), c)),
     "MaskedAutoregressive-Spline": TransformRow(lambda c: t.MaskedAutoregressive(4, t.Spline(5), None, (8,), c)),
-    "MaskedAutoregressive-1": TransformRow(lambda c: t.MaskedAutoregressive(1, t.Spline(5), None, (8,), c), 1),
+    "MaskedAutoregressive-1": TransformRow(lambda c: t.MaskedAutoregressive(1, t.Spline(5), None, (8,), c), (1,)),
     "MaskedAutoregressive-linear": TransformRow(lambda c: t.MaskedAutoregressive(4, None, None, (), c)),
+    "Continuous": TransformRow(lambda c: t.Continuous(4, (8, 6), c, solver="rk4", steps=32)),
+    "Continuous-dopri8": TransformRow(
+        lambda c: t.Continuous(4, (6, 5, 4), c, nn.Softplus, solver="dopri8", rtol=1e-10, atol=1e-10)
+    ),
+    "Continuous-field": TransformRow(lambda c: t.Continuous(4, field=TwoLayers(4, c), solver="rk4", steps=32)),
     "Permutation": TransformRow(lambda c: t.Permutation([2, 0, 3, 1]), conditional=False),
     "LULinear": TransformRow(lambda c: t.LULinear(4, c)),
     "ActNorm": TransformRow(lambda c: t.ActNorm(4, c)),
@@ -153,7 +179,27 @@ TRANSFORMS: dict[str, TransformRow] = {
     "Support-interval": TransformRow(lambda c: t.Support(constraints.interval(-1.0, 3.0)), conditional=False),
     "Support-less": TransformRow(lambda c: t.Support(constraints.less_than(1.0)), conditional=False),
     "with_support": TransformRow(lambda c: t.with_support(t.LULinear(4, c), constraints.unit_interval)),
+    "Logit": TransformRow(lambda c: t.Compose([t.LULinear(4, c), t.Logit(0.05)])),
+    "Logit-image": TransformRow(lambda c: t.Compose([t.ActNorm(IMAGE, c), t.Logit(1e-6)]), IMAGE),
+    "Squeeze": TransformRow(lambda c: t.Squeeze(), (1, 2, 4), conditional=False),
+    "ActNorm-image": TransformRow(lambda c: t.ActNorm(IMAGE, c), IMAGE),
+    "InvertibleConvolution": TransformRow(lambda c: t.InvertibleConvolution(4), (4, 1, 2), conditional=False),
+    "ImageCoupling-checkerboard-first_half": TransformRow(
+        lambda c: t.ImageCoupling(IMAGE, t.checkerboard(3, 2), None, 4, 1, c), IMAGE
+    ),
+    "ImageCoupling-channels": TransformRow(lambda c: t.ImageCoupling(IMAGE, t.first_half(2), None, 4, 0, c), IMAGE),
+    "ImageCoupling-Spline": TransformRow(
+        lambda c: t.ImageCoupling((3, 2, 1), [1, 0, 1], t.Spline(4), 0, 0, c), (3, 2, 1)
+    ),
+    "MultiScale": TransformRow(lambda c: _multi_scale(c), (16,)),
+    "MultiScale-inverse": TransformRow(lambda c: _multi_scale(c).inv, (1, 4, 4)),
 }
+
+
+def _multi_scale(context: int) -> t.MultiScale:
+    fine = [t.ImageCoupling((4, 2, 2), t.first_half(4), None, 4, 0, context), t.Squeeze().inv]
+    coarse = [t.ActNorm((8, 1, 1), context), t.InvertibleConvolution(8).inv, t.Squeeze().inv]
+    return t.MultiScale((1, 4, 4), [t.Compose(fine), t.Compose(coarse)])
 
 
 def _fitted(standardize: t.Standardize) -> t.Standardize:

@@ -8,9 +8,10 @@ from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableMod
 from .implicit import GAN
 from .mixture import Mixture
 from .parametric import DiagonalNormal, IndependentBernoulli, StandardNormal
-from .tractable.flows import IAF, MAF, NICE, NSF, NormalizingFlow, RealNVP
+from .tractable.flows import FFJORD, IAF, MAF, NICE, NSF, Glow, MultiscaleRealNVP, NormalizingFlow, RealNVP
 
 __all__ = [
+    "FFJORD",
     "GAN",
     "IAF",
     "MAF",
@@ -20,9 +21,11 @@ __all__ = [
     "ApproximateModel",
     "DiagonalNormal",
     "GenerativeModel",
+    "Glow",
     "ImplicitModel",
     "IndependentBernoulli",
     "Mixture",
+    "MultiscaleRealNVP",
     "NormalizingFlow",
     "RealNVP",
     "StandardNormal",

@@ -169,15 +169,7 @@ class Compose(Transform):
                 return
             t.initialize(values, context, at_input=at_input)
             if any(fitted[k + 1 :]):
-                values = self._pass_on(t, values, context, at_input)
-
-    @staticmethod
-    @torch.no_grad()
-    def _pass_on(t: Transform, values: Tensor, context: Tensor | None, at_input: bool) -> Tensor:
-        step = t.forward_and_ladj if at_input else t.inverse_and_ladj
-        chunks = values.split(4096)
-        contexts = [None] * len(chunks) if context is None else context.split(4096)
-        return torch.cat([step(v, c)[0] for v, c in zip(chunks, contexts, strict=True)])
+                values = pass_on(t, values, context, at_input)
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:
         """Shape of y for a shape of x."""
@@ -190,3 +182,19 @@ class Compose(Transform):
         for t in reversed(self.transforms):
             shape = t.inverse_shape(shape)
         return shape
+
+
+@torch.no_grad()
+def pass_on(t: Transform, values: Tensor, context: Tensor | None, at_input: bool) -> Tensor:
+    """Returns the data on the other side of a transform, computed in chunks.
+
+    Args:
+        t: The transform.
+        values: Data, with shape (n, *event_shape).
+        context: Their contexts, with shape (n, context).
+        at_input: Whether the data stand at its input.
+    """
+    step = t.forward_and_ladj if at_input else t.inverse_and_ladj
+    chunks = values.split(4096)
+    contexts = [None] * len(chunks) if context is None else context.split(4096)
+    return torch.cat([step(v, c)[0] for v, c in zip(chunks, contexts, strict=True)])

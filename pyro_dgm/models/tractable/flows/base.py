@@ -9,12 +9,13 @@ the support S, so that densities are in data units and samples obey the constrai
 
 import copy
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import AffineTransform, constraints
 
 from ....distributions import Flow
 from ....transforms import Compose, Standardize, Support, Transform, as_transform
@@ -32,7 +33,7 @@ class FlowModel(TractableModel):
         event_shape: Shape of one datum, or a number of features.
         context: Width of the context, 0 for none.
         layers: Maps the number of unconstrained features D to the learned transforms, latent to data.
-        support: Where the data live.
+        support: Where the data live, or the transform from the reals that leads there, such as ``Logit(0.05)``.
         standardize: Whether data, which are vectors then, are standardised by the moments that ``initialize`` finds.
         base: The model of z, a vector of as many features, without a context; :class:`StandardNormal` when ``None``.
     """
@@ -42,16 +43,18 @@ class FlowModel(TractableModel):
         event_shape: int | Sequence[int],
         context: int,
         layers: Callable[[int], Layers],
-        support: constraints.Constraint,
+        support: constraints.Constraint | Transform,
         standardize: bool,
         base: TractableModel | None = None,
     ) -> None:
+        end = support if isinstance(support, Transform) else None
+        support = support if end is None else end.codomain
         super().__init__(event_shape, context, support)
         if self.event_shape.numel() < 1 or context < 0:
             raise ValueError(
                 f"features, context: expected features >= 1 and context >= 0, got {event_shape}, {context}"
             )
-        ends: list[Transform] = [] if isinstance(support, type(constraints.real)) else [Support(support)]
+        ends: list[Transform] = [] if isinstance(support, type(constraints.real)) else [end or Support(support)]
         latent = Compose(ends).inverse_shape(self.event_shape).numel()
         ends = [Standardize(latent), *ends] if standardize else ends
         learned = Compose(list(layers(latent)))
@@ -66,6 +69,25 @@ class FlowModel(TractableModel):
         weights = self._random_weights()
         transform = _Realized(self.transform, self._pyro_context, weights) if weights else self.transform
         return Flow(base, transform, context)
+
+    def tempered(self, temperature: float, context: Tensor | None = None) -> Flow:
+        r"""Returns the flow whose latent is scaled, :math:`z \sim N(0, T^2 I)` where the base is standard normal.
+
+        Samples at T < 1 are more typical and less varied, which is how images of flows are usually shown. It is a
+        distribution like any other, with the exact density of its own samples, though not the one that was fitted.
+
+        Args:
+            temperature: The scale T of the latent.
+            context: The context, with shape ``batch_shape + (context,)``.
+
+        Raises:
+            ValueError: If the temperature is not positive.
+        """
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature: expected a positive number, got {temperature}")
+        p = self(context)
+        scaling = AffineTransform(0.0, float(temperature), event_dim=1)
+        return Flow(self.base._distribution(None), [scaling, p.transforms[0]], None).expand(p.batch_shape)
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the latent z of data x, with shape (*, D): standard normal if the flow fits."""

@@ -66,7 +66,7 @@ class Doubled(t.Transform):
         return x, 2 * ladj
 
 
-VOLUME_PRESERVING = {"Coupling-Shift", "MaskedAutoregressive-Shift", "Permutation"}
+VOLUME_PRESERVING = {"Coupling-Shift", "MaskedAutoregressive-Shift", "Permutation", "Householder"}
 
 
 @every_transform

@@ -7,17 +7,21 @@ from .approximate import VAE
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
 from .implicit import GAN
 from .parametric import DiagonalNormal, IndependentBernoulli, StandardNormal
-from .tractable.flows import IAF, MAF, NICE, NSF, NormalizingFlow, RealNVP
+from .tractable.flows import BNAF, IAF, MAF, NAF, NICE, NSF, SOSPF, GaussianizationFlow, NormalizingFlow, RealNVP
 
 __all__ = [
+    "BNAF",
     "GAN",
     "IAF",
     "MAF",
+    "NAF",
     "NICE",
     "NSF",
+    "SOSPF",
     "VAE",
     "ApproximateModel",
     "DiagonalNormal",
+    "GaussianizationFlow",
     "GenerativeModel",
     "ImplicitModel",
     "IndependentBernoulli",

@@ -1,6 +1,6 @@
 r"""Block neural autoregressive transforms: one network that is itself the bijection.
 
-Every feature owns a block of a hidden units in each layer. Weights between the blocks of one feature are positive, those
+Every feature owns a block of hidden units in each layer. Weights between the blocks of one feature are positive, those
 from later features zero, so output i increases in :math:`x_i` and depends on :math:`x_{\le i}` only:
 
 .. math::
@@ -8,7 +8,7 @@ from later features zero, so output i increases in :math:`x_i` and depends on :m
     f = W^{(L)} h^{(L-1)} + b^{(L)} + V^{(L)} c
 
     y = \alpha \odot x + (1 - \alpha) \odot f, \qquad
-    \frac{\partial f_i}{\partial x_i} = W^{(L)}_{ii}\, \mathrm{diag}\bigl(\tanh'\bigr) W^{(L-1)}_{ii} \cdots W^{(1)}_{ii}
+    \frac{\partial f_i}{\partial x_i} = W^{(L)}_{ii}\, \mathrm{diag}(\tanh')\, W^{(L-1)}_{ii} \cdots W^{(1)}_{ii}
 
 with the product of the diagonal blocks taken on a logarithmic scale. :math:`f` is bounded; it is the gate
 :math:`\alpha \in (0, 1)` that makes the image all of :math:`R^D`, with affine tails, and an inverse exist for
@@ -114,10 +114,10 @@ class BlockAutoregressive(Transform):
             known: list[Tensor] = []  # what every layer has received from the features restored so far
             found, total = [], y.new_zeros(())
             for i in range(self.features):
-                own = [
-                    (w[i, :, i], log_diagonal[i], _from_earlier(w[i, :, :i], known[k] if i else None, offset[..., i, :]))
-                    for k, ((w, log_diagonal), offset) in enumerate(zip(weights, offsets, strict=True))
-                ]
+                own = []
+                for k, ((w, log_diagonal), offset) in enumerate(zip(weights, offsets, strict=True)):
+                    received = _from_earlier(w[i, :, :i], known[k] if i else None, offset[..., i, :])
+                    own.append((w[i, :, i], log_diagonal[i], received))
                 x_i, ladj = invert(lambda x, own=own, i=i: _scalar(x, own, alpha[i])[:2], y[..., i])
                 inputs = _scalar(x_i, own, alpha[i])[2]
                 known = [torch.cat([known[k], h], -2) if i else h for k, h in enumerate(inputs)]
@@ -128,7 +128,10 @@ class BlockAutoregressive(Transform):
 
 def _activate(h: Tensor, log_diagonal: Tensor, log_slope: Tensor | None, *, last: bool) -> tuple[Tensor, Tensor]:
     """Applies tanh, but for the last layer, and extends the logarithm of the product of diagonal blocks."""
-    log_slope = log_diagonal.squeeze(-1) if log_slope is None else (log_diagonal + log_slope.unsqueeze(-2)).logsumexp(-1)
+    if log_slope is None:
+        log_slope = log_diagonal.squeeze(-1)
+    else:
+        log_slope = (log_diagonal + log_slope.unsqueeze(-2)).logsumexp(-1)
     if last:
         return h, log_slope
     return h.tanh(), log_slope + 2 * (math.log(2) - h - F.softplus(-2 * h))

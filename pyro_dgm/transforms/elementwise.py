@@ -58,7 +58,7 @@ class ElementWise(Transform):
     def initialize(self, values: Tensor, context: Tensor | None = None, *, at_input: bool = False) -> None:
         """Fits the family to ``values``, if it can be and they stand at its input."""
         if at_input and hasattr(self.univariate, "theta_of"):
-            theta = self.univariate.theta_of(values.reshape(-1, self.features)[:50_000])
+            theta = self.univariate.theta_of(values.reshape(-1, self.features))
             self.theta.value.copy_(theta.flatten())
             self.initialized.fill_(True)
 

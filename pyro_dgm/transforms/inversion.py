@@ -17,8 +17,8 @@ pass, ``vmap`` and tracing find ordinary operations.
 
 Where :math:`g' \ge \epsilon` the error is that of rounding :math:`y` and the parameters, over :math:`\epsilon`. For all
 that is built on it here, with parameters of ordinary size, it is relative to :math:`1 + |x|` under 1e-5 in float32 and
-1e-12 in float64 (the tests allow 1e-4 and 1e-9); with weights a hundred times as large, whose functions are flat between
-cliffs, float32 may be left with one or two digits, which are finite still.
+1e-12 in float64 (the tests allow 1e-4 and 1e-9); with weights a hundred times as large, whose functions are flat
+between cliffs, float32 may be left with a digit or two, which are finite still.
 """
 
 import math

@@ -1,16 +1,15 @@
 r"""Flexible monotone functions of one variable, whose inverse is numerical.
 
-Each family below is an increasing function :math:`f(x; \theta)` that can approximate any other, in closed form, and so is
+Each family below is an increasing function :math:`f(x; \theta)` that can approximate any other, in closed form, with
 its slope. What is used is
 
 .. math::
     g(x; \theta) = (1 - \epsilon) f(x; \theta) + \epsilon x
 
-so that :math:`g' \ge \epsilon`: where :math:`f` is flat to the last digit, which two separated modes are enough for, the
+so that :math:`g' \ge \epsilon`: where :math:`f` is flat to the last digit, as it is between two separated modes, the
 inverse would have no digit right. That makes each of them a bijection of the reals with affine tails, solved by
-:func:`~pyro_dgm.transforms.inversion.invert`. All sums of exponentials are on a logarithmic scale, all scales are bounded
-softly, and no slope is a difference, so values and gradients are finite for every :math:`x` and
-:math:`\theta` of ordinary size, 1e6 included.
+:func:`~pyro_dgm.transforms.inversion.invert`. Sums of exponentials are on a logarithmic scale, scales are bounded
+softly, and no slope is a difference, so values and gradients are finite, at 1e6 and with weights of 100 too.
 
 At :math:`\theta = 0` they are near the identity, but not it: units that start alike would stay alike.
 
@@ -30,7 +29,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..nn import at_least_float32
+from ..nn import at_least_float32, without_autocast
 from .inversion import invert
 from .probit import log_ndtr, ndtri_exp
 from .univariate import Univariate
@@ -61,12 +60,14 @@ class Numerical(Univariate):
 
     def forward_and_ladj(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Evaluates the function and its slope."""
-        y, ladj = self._leaky(theta)(at_least_float32(x))
+        with without_autocast(x):
+            y, ladj = self._leaky(theta)(at_least_float32(x))
         return y.to(x.dtype), ladj.to(x.dtype)
 
     def inverse_and_ladj(self, y: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
         """Solves for x by bisection; gradients are those of the implicit function theorem."""
-        x, ladj = invert(self._leaky(theta), at_least_float32(y))
+        with without_autocast(y):
+            x, ladj = invert(self._leaky(theta), at_least_float32(y))
         return x.to(y.dtype), ladj.to(y.dtype)
 
 
@@ -138,8 +139,8 @@ class SumOfSquares(Numerical):
         f(x) = b + \int_0^x \sum_k p_k(u / B)^2 du
              = b + x \sum_k \sum_{i,j} a_{ki} a_{kj} \frac{(x / B)^{i+j}}{i + j + 1}, \qquad p_k(v) = \sum_i a_{ki} v^i
 
-    Cheap and smooth, with the slope :math:`\sum_k p_k^2` exactly; a polynomial of degree 2R + 1 explodes beyond the data,
-    whence the tangents, which keep :math:`f` continuously differentiable. The coefficients are bounded softly by 10.
+    Cheap and smooth, with the slope :math:`\sum_k p_k^2` exactly; a polynomial of degree 2R + 1 explodes beyond the
+    data, whence the tangents, which keep :math:`f` continuously differentiable. Coefficients are bounded softly by 10.
     (Jaini, Selby and Yu, Sum-of-Squares Polynomial Flow, 2019, arXiv:1905.02325.)
 
     Args:
@@ -194,8 +195,8 @@ class GaussianMixtureCDF(Numerical):
         f'(x) = \sum_k r_k \frac{m(z_k)}{s_k} \Big/ m(f(x)), \quad r_k \propto w_k \Phi(z_k)
 
     with :math:`m = \varphi / \Phi`; beyond the median the same is done with the signs of :math:`x` and :math:`f`
-    changed, so that both tails are exact. Each component lies where data do, so :meth:`theta_of` can read parameters off a
-    sample. (Meng, Song, Song and Ermon, Gaussianization Flows, 2020, arXiv:2003.01941; Chen and Gopinath,
+    changed, so that both tails are exact. Components lie where data do, so :meth:`theta_of` can read parameters off
+    a sample. (Meng, Song, Song and Ermon, Gaussianization Flows, 2020, arXiv:2003.01941; Chen and Gopinath,
     Gaussianization, 2000.)
 
     Args:
@@ -244,8 +245,8 @@ class GaussianMixtureCDF(Numerical):
             The parameters, with shape (D, size).
         """
         k = self.components
-        at = (torch.arange(2 * k + 1, dtype=values.dtype, device=values.device) / (2 * k)).clamp(0.02 / k, 1 - 0.02 / k)
-        quantiles = values.quantile(at, 0).mT
+        at = torch.arange(2 * k + 1, device=values.device) * (len(values) - 1) // (2 * k)
+        quantiles = values.sort(0).values[at].mT
         mu, width = quantiles[..., 1::2], quantiles[..., ::2].diff()
         log_s = width.clamp_min(1e-2).log() - self._log_scale
         log_s = log_s.clamp(-0.9 * self._bound, 0.9 * self._bound)

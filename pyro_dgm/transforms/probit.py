@@ -4,8 +4,8 @@ r"""The normal distribution function and its inverse on a logarithmic scale, exa
     \log \Phi(z), \qquad m(z) = \frac{d}{dz} \log \Phi(z) = \frac{\varphi(z)}{\Phi(z)}, \qquad
     \Phi^{-1}(e^l)
 
-``torch.special.log_ndtr`` has the right value everywhere, but its gradient :math:`\exp(-z^2/2 - \log \sqrt{2 \pi} - \log
-\Phi(z))` is the difference of two huge numbers in the tail: noise in float32 from :math:`z = -1000` on. Below
+``torch.special.log_ndtr`` has the right value everywhere, but its gradient :math:`\exp(-z^2/2 - \log \sqrt{2 \pi} -
+\log \Phi(z))` is the difference of two huge numbers in the tail: noise in float32 from :math:`z = -1000` on. Below
 :math:`z = -14` it is replaced by the asymptotic series of Mills' ratio,
 
 .. math::

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from ....distributions import Flow
+from ....distributions import Flow, Proposal
 from ....transforms import Compose, Standardize, Support, Transform, as_transform
+from ....transforms.compose import one_way
 from ....transforms.support import elementwise
 from ...base import TractableModel
 from ...parametric import StandardNormal
@@ -35,6 +36,7 @@ class FlowModel(TractableModel):
         support: Where the data live.
         standardize: Whether data, which are vectors then, are standardised by the moments that ``initialize`` finds.
         base: The model of z, a vector of as many features, without a context; :class:`StandardNormal` when ``None``.
+        invertible: Whether every layer must have an inverse, as it takes to score data.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class FlowModel(TractableModel):
         support: constraints.Constraint,
         standardize: bool,
         base: TractableModel | None = None,
+        invertible: bool = True,
     ) -> None:
         super().__init__(event_shape, context, support)
         if self.event_shape.numel() < 1 or context < 0:
@@ -59,13 +62,17 @@ class FlowModel(TractableModel):
         if not isinstance(image, type(constraints.real)):
             raise ValueError(f"transforms: expected layers from reals to reals, got {image}; say support=... instead")
         self.transform = Compose([*learned.transforms, *ends])
+        for t in learned.transforms:
+            if invertible and not t.invertible:
+                raise ValueError(f"transforms: {one_way(t)}, or say invertible=False if this flow is a guide")
         self.base = base or StandardNormal(latent)
 
-    def _distribution(self, context: Tensor | None) -> Flow:
+    def _distribution(self, context: Tensor | None) -> Flow | Proposal:
         base = self.base._distribution(None)
         weights = self._random_weights()
         transform = _Realized(self.transform, self._pyro_context, weights) if weights else self.transform
-        return Flow(base, transform, context)
+        flow = Flow(base, transform, context)
+        return flow if transform.invertible else Proposal(flow)
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the latent z of data x, with shape (*, D): standard normal if the flow fits."""
@@ -111,6 +118,7 @@ class _Realized(Transform):
         super().__init__()
         self.transform, self.pyro_context, self.weights = transform, pyro_context, weights
         self.domain, self.codomain = transform.domain, transform.codomain
+        self.invertible = transform.invertible
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         with self.pyro_context:
@@ -139,6 +147,11 @@ class NormalizingFlow(FlowModel):
         support: Where the data live.
         standardize: Whether data are standardised by the moments of the training data.
         base: The model of the latent, with as many features; :class:`StandardNormal` when ``None``.
+        invertible: Whether every layer must have an inverse, as it takes to score data. ``False`` makes a guide, whose
+            layers need none (Pyro's planar transform, say): it samples, and scores what it sampled.
+
+    Raises:
+        ValueError: If a layer has no inverse and ``invertible`` is true.
 
     Example:
         >>> from pyro_dgm.transforms import LULinear
@@ -155,5 +168,9 @@ class NormalizingFlow(FlowModel):
         support: constraints.Constraint = constraints.real,
         standardize: bool = True,
         base: TractableModel | None = None,
+        invertible: bool = True,
     ) -> None:
-        super().__init__(features, context, lambda _: [as_transform(t) for t in transforms], support, standardize, base)
+        def layers(_: int) -> Layers:
+            return [as_transform(t) for t in transforms]
+
+        super().__init__(features, context, layers, support, standardize, base, invertible)

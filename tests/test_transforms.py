@@ -66,7 +66,7 @@ class Doubled(t.Transform):
         return x, 2 * ladj
 
 
-VOLUME_PRESERVING = {"Coupling-Shift", "MaskedAutoregressive-Shift", "Permutation", "Squeeze"}
+VOLUME_PRESERVING = {"Coupling-Shift", "MaskedAutoregressive-Shift", "Permutation", "Squeeze", "Householder"}
 
 
 @every_transform

@@ -92,6 +92,14 @@ MODELS: dict[str, ModelRow] = {
         lambda c: m.MultiscaleRealNVP((1, 4, 4), c, levels=2, transforms=1, hidden_channels=4, blocks=1)
     ),
     "Glow": ModelRow(lambda c: m.Glow((2, 4, 4), c, levels=2, transforms=1, hidden_channels=4, support=t.Logit(0.05))),
+    "NAF": ModelRow(lambda c: m.NAF(D, c, units=3, **SMALL)),
+    "NAF-sampling": ModelRow(
+        lambda c: m.NAF(2, c, units=2, depth=2, fast="sampling", transforms=1, hidden_features=(8,))
+    ),
+    "SOSPF": ModelRow(lambda c: m.SOSPF(D, c, polynomials=2, degree=2, **SMALL)),
+    "BNAF": ModelRow(lambda c: m.BNAF(D, c, hidden_factors=(3, 2))),
+    "BNAF-sampling": ModelRow(lambda c: m.BNAF(2, c, hidden_factors=(3,), transforms=1, fast="sampling")),
+    "GaussianizationFlow": ModelRow(lambda c: m.GaussianizationFlow(D, c, transforms=2, components=3)),
     "StandardNormal": ModelRow(lambda c: m.StandardNormal((D,)), conditional=False),
     "DiagonalNormal": ModelRow(lambda c: m.DiagonalNormal((1, D), c, (8,))),
     "DiagonalNormal-shared": ModelRow(lambda c: m.DiagonalNormal(D, c, (8,), shared_scale=True)),
@@ -155,6 +163,22 @@ TRANSFORMS: dict[str, TransformRow] = {
         lambda c: t.Continuous(4, (6, 5, 4), c, nn.Softplus, solver="dopri8", rtol=1e-10, atol=1e-10)
     ),
     "Continuous-field": TransformRow(lambda c: t.Continuous(4, field=TwoLayers(4, c), solver="rk4", steps=32)),
+    "MaskedAutoregressive-DeepSigmoidal": TransformRow(
+        lambda c: t.MaskedAutoregressive(4, t.DeepSigmoidal(3, layers=2), None, (8,), c)
+    ),
+    "Coupling-SumOfSquares": TransformRow(lambda c: t.Coupling([0, 1, 1, 0], t.SumOfSquares(2, 2), (8,), c)),
+    "Coupling-GaussianMixtureCDF": TransformRow(
+        lambda c: t.Coupling([0, 1, 0, 1], t.GaussianMixtureCDF(3), (8,), c, transform_all=True)
+    ),
+    "ElementWise-GaussianMixtureCDF": TransformRow(lambda c: t.ElementWise(4, t.GaussianMixtureCDF(3), c)),
+    "ElementWise-SumOfSquares": TransformRow(lambda c: t.ElementWise(4, t.SumOfSquares(2, 3), c).inv),
+    "BlockAutoregressive": TransformRow(lambda c: t.BlockAutoregressive(4, (3, 2), c)),
+    "BlockAutoregressive-1": TransformRow(lambda c: t.BlockAutoregressive(1, (3,), c), (1,)),
+    "Householder": TransformRow(lambda c: t.Householder(4, 3), conditional=False),
+    "Planar": TransformRow(lambda c: t.Planar(4, c)),
+    "Radial": TransformRow(lambda c: t.Radial(4, c)),
+    "Sylvester": TransformRow(lambda c: t.Sylvester(4, c, reflections=2)),
+    "Sylvester-hidden": TransformRow(lambda c: t.Sylvester(1, c, (4,)), (1,)),
     "Permutation": TransformRow(lambda c: t.Permutation([2, 0, 3, 1]), conditional=False),
     "LULinear": TransformRow(lambda c: t.LULinear(4, c)),
     "ActNorm": TransformRow(lambda c: t.ActNorm(4, c)),

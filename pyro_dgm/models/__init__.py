@@ -8,18 +8,36 @@ from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableMod
 from .implicit import GAN
 from .mixture import Mixture
 from .parametric import DiagonalNormal, IndependentBernoulli, StandardNormal
-from .tractable.flows import FFJORD, IAF, MAF, NICE, NSF, Glow, MultiscaleRealNVP, NormalizingFlow, RealNVP
+from .tractable.flows import (
+    BNAF,
+    FFJORD,
+    IAF,
+    MAF,
+    NAF,
+    NICE,
+    NSF,
+    SOSPF,
+    GaussianizationFlow,
+    Glow,
+    MultiscaleRealNVP,
+    NormalizingFlow,
+    RealNVP,
+)
 
 __all__ = [
+    "BNAF",
     "FFJORD",
     "GAN",
     "IAF",
     "MAF",
+    "NAF",
     "NICE",
     "NSF",
+    "SOSPF",
     "VAE",
     "ApproximateModel",
     "DiagonalNormal",
+    "GaussianizationFlow",
     "GenerativeModel",
     "Glow",
     "ImplicitModel",

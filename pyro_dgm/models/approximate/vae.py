@@ -97,6 +97,7 @@ class VAE(ApproximateModel):
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the representation of x: the posterior's mean, or for a flow the image of its base's mean."""
         q = self.infer(x, context)
+        q = q.flow if isinstance(q, Proposal) else q
         return q.transforms[0](q.base_dist.mean) if isinstance(q, Flow) else q.mean
 
     def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Tensor:

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import AffineTransform, constraints
 
-from ....distributions import Flow
+from ....distributions import Flow, Proposal
 from ....transforms import Compose, Standardize, Support, Transform, as_transform
+from ....transforms.compose import one_way
 from ....transforms.support import elementwise
 from ...base import TractableModel
 from ...parametric import StandardNormal
@@ -36,6 +37,7 @@ class FlowModel(TractableModel):
         support: Where the data live, or the transform from the reals that leads there, such as ``Logit(0.05)``.
         standardize: Whether data, which are vectors then, are standardised by the moments that ``initialize`` finds.
         base: The model of z, a vector of as many features, without a context; :class:`StandardNormal` when ``None``.
+        invertible: Whether every layer must have an inverse, as it takes to score data.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class FlowModel(TractableModel):
         support: constraints.Constraint | Transform,
         standardize: bool,
         base: TractableModel | None = None,
+        invertible: bool = True,
     ) -> None:
         end = support if isinstance(support, Transform) else None
         support = support if end is None else end.codomain
@@ -62,13 +65,17 @@ class FlowModel(TractableModel):
         if not isinstance(image, type(constraints.real)):
             raise ValueError(f"transforms: expected layers from reals to reals, got {image}; say support=... instead")
         self.transform = Compose([*learned.transforms, *ends])
+        for t in learned.transforms:
+            if invertible and not t.invertible:
+                raise ValueError(f"transforms: {one_way(t)}, or say invertible=False if this flow is a guide")
         self.base = base or StandardNormal(latent)
 
-    def _distribution(self, context: Tensor | None) -> Flow:
+    def _distribution(self, context: Tensor | None) -> Flow | Proposal:
         base = self.base._distribution(None)
         weights = self._random_weights()
         transform = _Realized(self.transform, self._pyro_context, weights) if weights else self.transform
-        return Flow(base, transform, context)
+        flow = Flow(base, transform, context)
+        return flow if transform.invertible else Proposal(flow)
 
     def tempered(self, temperature: float, context: Tensor | None = None) -> Flow:
         r"""Returns the flow whose latent is scaled, :math:`z \sim N(0, T^2 I)` where the base is standard normal.
@@ -133,6 +140,7 @@ class _Realized(Transform):
         super().__init__()
         self.transform, self.pyro_context, self.weights = transform, pyro_context, weights
         self.domain, self.codomain = transform.domain, transform.codomain
+        self.invertible = transform.invertible
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         with self.pyro_context:
@@ -161,6 +169,11 @@ class NormalizingFlow(FlowModel):
         support: Where the data live.
         standardize: Whether data are standardised by the moments of the training data.
         base: The model of the latent, with as many features; :class:`StandardNormal` when ``None``.
+        invertible: Whether every layer must have an inverse, as it takes to score data. ``False`` makes a guide, whose
+            layers need none (Pyro's planar transform, say): it samples, and scores what it sampled.
+
+    Raises:
+        ValueError: If a layer has no inverse and ``invertible`` is true.
 
     Example:
         >>> from pyro_dgm.transforms import LULinear
@@ -177,5 +190,9 @@ class NormalizingFlow(FlowModel):
         support: constraints.Constraint = constraints.real,
         standardize: bool = True,
         base: TractableModel | None = None,
+        invertible: bool = True,
     ) -> None:
-        super().__init__(features, context, lambda _: [as_transform(t) for t in transforms], support, standardize, base)
+        def layers(_: int) -> Layers:
+            return [as_transform(t) for t in transforms]
+
+        super().__init__(features, context, layers, support, standardize, base, invertible)

@@ -11,6 +11,18 @@ from .marginal import Marginal
 from .mixture import Mixture
 from .promise import Density, density_of
 from .pushforward import Pushforward
+from .quantization import Dequantization, Quantized
 from .unit_normal import UnitNormal
 
-__all__ = ["Density", "Flow", "Marginal", "Mixture", "Proposal", "Pushforward", "UnitNormal", "density_of"]
+__all__ = [
+    "Density",
+    "Dequantization",
+    "Flow",
+    "Marginal",
+    "Mixture",
+    "Proposal",
+    "Pushforward",
+    "Quantized",
+    "UnitNormal",
+    "density_of",
+]

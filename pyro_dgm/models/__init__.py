@@ -3,7 +3,7 @@
 Every model is a module that, called with a context, returns a Pyro distribution; ``base`` says what they share.
 """
 
-from .approximate import VAE
+from .approximate import VAE, Dequantized
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
 from .implicit import GAN
 from .mixture import Mixture
@@ -36,6 +36,7 @@ __all__ = [
     "SOSPF",
     "VAE",
     "ApproximateModel",
+    "Dequantized",
     "DiagonalNormal",
     "GaussianizationFlow",
     "GenerativeModel",

@@ -36,6 +36,7 @@ class ModelRow:
     conditional: bool = True
     discrete: bool = False
     storable: bool = True
+    atol: float = 1e-5  # of a log-density in float32, where it depends on what it is batched with
 
     def build(self, context: int = 0) -> nn.Module:
         torch.manual_seed(1)
@@ -75,6 +76,8 @@ MODELS: dict[str, ModelRow] = {
     "IAF": ModelRow(lambda c: m.IAF(D, c, **SMALL)),
     "NSF": ModelRow(lambda c: m.NSF(D, c, bins=4, **SMALL)),
     "NSF-autoregressive": ModelRow(lambda c: m.NSF(D, c, autoregressive=True, bins=4, activation=nn.SiLU, **SMALL)),
+    "FFJORD": ModelRow(lambda c: m.FFJORD(D, c, hidden_features=(8, 6), solver="rk4", steps=8)),
+    "FFJORD-dopri5": ModelRow(lambda c: m.FFJORD(D, c, hidden_features=(8,), rtol=1e-10, atol=1e-10), atol=1e-4),
     "NormalizingFlow": ModelRow(
         lambda c: m.NormalizingFlow(D, [t.LULinear(D, c), t.Coupling([1, 0, 1], t.Spline(4), (8,), c)], c)
     ),
@@ -94,6 +97,7 @@ MODELS: dict[str, ModelRow] = {
     "DiagonalNormal": ModelRow(lambda c: m.DiagonalNormal((1, D), c, (8,))),
     "DiagonalNormal-shared": ModelRow(lambda c: m.DiagonalNormal(D, c, (8,), shared_scale=True)),
     "IndependentBernoulli": ModelRow(lambda c: m.IndependentBernoulli((D,), c, (8,)), discrete=True),
+    "Mixture": ModelRow(lambda c: m.Mixture([m.RealNVP(D, c, **SMALL), m.MAF(D, c, **SMALL)])),
     "VAE": ModelRow(_vae, "lower_bound"),
     "VAE-flows": ModelRow(
         lambda c: _vae(c, m.NSF(2, bins=4, **SMALL), m.IAF(2, D + c, **SMALL), num_particles=3), "lower_bound"
@@ -125,6 +129,19 @@ EXACT = {name: row for name, row in MODELS.items() if row.density == "exact"}
 CONTINUOUS = {name: row for name, row in EXACT.items() if not row.discrete}
 
 
+class TwoLayers(nn.Module):
+    """A field as a user would write one."""
+
+    def __init__(self, features: int, context: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(features + context + 1, 6), nn.SiLU(), nn.Linear(6, features))
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        parts = [x, t.expand(*x.shape[:-1], 1)]
+        parts += [] if context is None else [context.expand(*x.shape[:-1], -1)]
+        return self.layers(torch.cat(parts, -1))
+
+
 @dataclass(frozen=True)
 class TransformRow:
     """A transform: ``make(context)``; ``shape`` of an event it takes; whether it depends on a context."""
@@ -149,6 +166,11 @@ TRANSFORMS: dict[str, TransformRow] = {
     "MaskedAutoregressive-Spline": TransformRow(lambda c: t.MaskedAutoregressive(4, t.Spline(5), None, (8,), c)),
     "MaskedAutoregressive-1": TransformRow(lambda c: t.MaskedAutoregressive(1, t.Spline(5), None, (8,), c), (1,)),
     "MaskedAutoregressive-linear": TransformRow(lambda c: t.MaskedAutoregressive(4, None, None, (), c)),
+    "Continuous": TransformRow(lambda c: t.Continuous(4, (8, 6), c, solver="rk4", steps=32)),
+    "Continuous-dopri8": TransformRow(
+        lambda c: t.Continuous(4, (6, 5, 4), c, nn.Softplus, solver="dopri8", rtol=1e-10, atol=1e-10)
+    ),
+    "Continuous-field": TransformRow(lambda c: t.Continuous(4, field=TwoLayers(4, c), solver="rk4", steps=32)),
     "Permutation": TransformRow(lambda c: t.Permutation([2, 0, 3, 1]), conditional=False),
     "LULinear": TransformRow(lambda c: t.LULinear(4, c)),
     "ActNorm": TransformRow(lambda c: t.ActNorm(4, c)),

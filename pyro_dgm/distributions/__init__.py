@@ -8,6 +8,7 @@ raises an error that names what to use instead). Evaluation and tasks ask for th
 
 from .flow import Flow, Proposal
 from .marginal import Marginal
+from .mixture import Mixture
 from .promise import Density, density_of
 from .pushforward import Pushforward
 from .quantization import Dequantization, Quantized
@@ -18,6 +19,7 @@ __all__ = [
     "Dequantization",
     "Flow",
     "Marginal",
+    "Mixture",
     "Proposal",
     "Pushforward",
     "Quantized",

@@ -6,10 +6,12 @@ Every model is a module that, called with a context, returns a Pyro distribution
 from .approximate import VAE, Dequantized
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
 from .implicit import GAN
+from .mixture import Mixture
 from .parametric import DiagonalNormal, IndependentBernoulli, StandardNormal
-from .tractable.flows import IAF, MAF, NICE, NSF, Glow, MultiscaleRealNVP, NormalizingFlow, RealNVP
+from .tractable.flows import FFJORD, IAF, MAF, NICE, NSF, Glow, MultiscaleRealNVP, NormalizingFlow, RealNVP
 
 __all__ = [
+    "FFJORD",
     "GAN",
     "IAF",
     "MAF",
@@ -23,6 +25,7 @@ __all__ = [
     "Glow",
     "ImplicitModel",
     "IndependentBernoulli",
+    "Mixture",
     "MultiscaleRealNVP",
     "NormalizingFlow",
     "RealNVP",

@@ -69,6 +69,7 @@ MODELS: dict[str, ModelRow] = {
     "RealNVP-mask": ModelRow(lambda c: m.RealNVP(D, c, masks=[[True, False, False], [False, True, True]], **SMALL)),
     "RealNVP-positive": ModelRow(lambda c: m.RealNVP(D, c, support=constraints.positive, **SMALL)),
     "RealNVP-interval": ModelRow(lambda c: m.RealNVP(D, c, support=constraints.interval(-1.0, 2.0), **SMALL)),
+    "RealNVP-logit": ModelRow(lambda c: m.RealNVP(D, c, support=t.Logit(0.05), **SMALL)),
     "RealNVP-simplex": ModelRow(lambda c: m.RealNVP(D, c, support=constraints.simplex, **SMALL)),
     "MAF": ModelRow(lambda c: m.MAF(D, c, **SMALL)),
     "MAF-1": ModelRow(lambda c: m.MAF(1, c, **SMALL)),
@@ -91,7 +92,7 @@ MODELS: dict[str, ModelRow] = {
     "MultiscaleRealNVP": ModelRow(
         lambda c: m.MultiscaleRealNVP((1, 4, 4), c, levels=2, transforms=1, hidden_channels=4, blocks=1)
     ),
-    "Glow": ModelRow(lambda c: m.Glow((2, 4, 4), c, levels=2, transforms=1, hidden_channels=4, support=t.Logit(0.05))),
+    "Glow": ModelRow(lambda c: m.Glow((2, 4, 4), c, levels=2, transforms=1, hidden_channels=4)),
     "StandardNormal": ModelRow(lambda c: m.StandardNormal((D,)), conditional=False),
     "DiagonalNormal": ModelRow(lambda c: m.DiagonalNormal((1, D), c, (8,))),
     "DiagonalNormal-shared": ModelRow(lambda c: m.DiagonalNormal(D, c, (8,), shared_scale=True)),
@@ -102,6 +103,21 @@ MODELS: dict[str, ModelRow] = {
     ),
     "VAE-conditional-prior": ModelRow(
         lambda c: _vae(c, m.DiagonalNormal(2, c, (8,)), m.RealNVP(2, D + c, **SMALL)), "lower_bound"
+    ),
+    "Dequantized": ModelRow(
+        lambda c: m.Dequantized(m.RealNVP(D, c, support=constraints.unit_interval, **SMALL), 2),
+        "lower_bound",
+        discrete=True,
+    ),
+    "Dequantized-variational": ModelRow(
+        lambda c: m.Dequantized(
+            m.MultiscaleRealNVP((1, 2, 2), c, levels=1, transforms=1, hidden_channels=4, support=t.Logit(0.05)),
+            5,
+            m.RealNVP(4, 4 + c, support=constraints.unit_interval, **SMALL),
+            num_particles=3,
+        ),
+        "lower_bound",
+        discrete=True,
     ),
     "GAN": ModelRow(lambda c: m.GAN((1, D), 2, c, (8,)), "implicit"),
     "GAN-interval": ModelRow(lambda c: m.GAN(D, 2, c, (8,), support=constraints.unit_interval), "implicit"),

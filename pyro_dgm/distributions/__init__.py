@@ -10,6 +10,17 @@ from .flow import Flow, Proposal
 from .marginal import Marginal
 from .promise import Density, density_of
 from .pushforward import Pushforward
+from .quantization import Dequantization, Quantized
 from .unit_normal import UnitNormal
 
-__all__ = ["Density", "Flow", "Marginal", "Proposal", "Pushforward", "UnitNormal", "density_of"]
+__all__ = [
+    "Density",
+    "Dequantization",
+    "Flow",
+    "Marginal",
+    "Proposal",
+    "Pushforward",
+    "Quantized",
+    "UnitNormal",
+    "density_of",
+]

@@ -80,20 +80,20 @@ class Flow(dist.TransformedDistribution):
 
 
 class Proposal(dist.TorchDistribution):
-    """A flow that a guide samples from and scores at once.
+    """A flow, or what else samples with density, that a guide samples from and scores at once.
 
     Pyro draws a guide's sample and then asks for its density; a flow that samples in one pass may need D
     passes for that (IAF). This wrapper, made afresh for every draw, keeps the density of its latest
     sample at hand, and is the flow itself in every other respect.
 
     Args:
-        flow: The flow.
+        flow: The flow, or another distribution with ``rsample_and_log_prob``.
     """
 
     density: Density = "exact"
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, flow: dist.TorchDistribution) -> None:
         self.flow = flow
         self._latest: tuple[Tensor, Tensor] | None = None
         super().__init__(flow.batch_shape, flow.event_shape, validate_args=False)

@@ -3,7 +3,7 @@
 Every model is a module that, called with a context, returns a Pyro distribution; ``base`` says what they share.
 """
 
-from .approximate import VAE
+from .approximate import VAE, Dequantized
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
 from .implicit import GAN
 from .parametric import DiagonalNormal, IndependentBernoulli, StandardNormal
@@ -18,6 +18,7 @@ __all__ = [
     "NSF",
     "VAE",
     "ApproximateModel",
+    "Dequantized",
     "DiagonalNormal",
     "GenerativeModel",
     "Glow",

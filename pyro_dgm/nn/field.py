@@ -92,6 +92,7 @@ class Perceptron:
         first, *self.layers = network.layers
         by_time = network.context.weight
         self.sigma, self.rate, self.weight = network.activation, by_time[:, 0], first.weight
+        self.slope = next(slope for kind, slope in _SLOPES.items() if isinstance(self.sigma, kind))
         self.offset = first.bias if context is None else F.linear(context, by_time[:, 1:], first.bias)
         last = self.layers[-1].weight
         if len(self.layers) == 1:
@@ -128,7 +129,7 @@ class Perceptron:
         h, slopes = F.linear(x, self.weight) + (self.offset + t * self.rate), []
         for layer in self.layers:
             a = self.sigma(h)
-            slopes.append(_SLOPES[type(self.sigma)](h, a))
+            slopes.append(self.slope(h, a))
             h = layer(a)
         return h, slopes
 

@@ -2,11 +2,11 @@
 
     python examples/amortized_flow.py
 
-Customers make n_i ~ Poisson(rate_i) visits, rate_i ~ Gamma(2, 0.5), and buy k_i ~ Binomial(20, share_i) of 20 goods shown
-to them, share_i ~ Beta(1, 1). Both latents are local: one of each per customer, on different supports, in a plate that is
-subsampled. An encoder reads (n_i, k_i), a conditional flow does the rest, so a customer never seen has a posterior at
-once. It is known, rate_i | n_i ~ Gamma(2 + n_i, 1.5) and share_i | k_i ~ Beta(1 + k_i, 21 - k_i). The table compares mean
-and deviation of 1000 draws with it; "error" is the Monte Carlo error of so many draws.
+Customers make n_i ~ Poisson(rate_i) visits, rate_i ~ Gamma(2, 0.5), and buy k_i ~ Binomial(20, share_i) of 20 goods
+shown to them, share_i ~ Beta(1, 1). Both latents are local: one of each per customer, on different supports, in a
+plate that is subsampled. An encoder reads (n_i, k_i), a conditional flow does the rest, so a customer never seen has
+a posterior at once. It is known, rate_i | n_i ~ Gamma(2 + n_i, 1.5) and share_i | k_i ~ Beta(1 + k_i, 21 - k_i). The
+table compares mean and deviation of 1000 draws with it; "error" is the Monte Carlo error of so many draws.
 """
 
 import argparse

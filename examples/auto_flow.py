@@ -2,12 +2,13 @@
 
     python examples/auto_flow.py
 
-Eight counts, of which some are zero because nothing can happen there (k_i = 1, with probability p) and others by chance:
-p ~ Beta(1, 1), rate ~ Gamma(2, 1), k_i ~ Bernoulli(p), y_i ~ Poisson((1 - k_i) rate). The guide covers p and rate, on
-their unit interval and half line; the k_i are summed out by ``TraceEnum_ELBO``. Few data leave both open together, and
-the posterior is a banana that a normal guide cannot follow. Two dimensions allow exact quadrature. The table has the gap
-of each guide's bound to the evidence, which is KL(q | p) in nats, and how far its quantiles are off, in posterior
-deviations. (The draws' own error is at most 0.03 deviations for the medians, 0.1 for the 95 % quantiles.)
+Eight counts, of which some are zero because nothing can happen there (k_i = 1, with probability p) and others by
+chance: p ~ Beta(1, 1), rate ~ Gamma(2, 1), k_i ~ Bernoulli(p), y_i ~ Poisson((1 - k_i) rate). The guide covers p and
+rate, on their unit interval and half line; the k_i are summed out by ``TraceEnum_ELBO``. Few data leave both open
+together, and the posterior is a banana that a normal guide cannot follow. Two dimensions allow exact quadrature. The
+table has the gap of each guide's bound to the evidence, which is KL(q | p) in nats, and how far its quantiles are
+off, in posterior deviations. (The draws' own error is at most 0.03 deviations for the medians, 0.1 for the 95 %
+quantiles.)
 """
 
 import argparse
@@ -41,7 +42,7 @@ def model(y: torch.Tensor) -> None:
 
 
 def log_joint(p: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
-    """log p(y, p, rate), the switches summed out by hand."""
+    """Returns log p(y, p, rate), the switches summed out by hand."""
     poisson = dist.Poisson(rate[..., None]).log_prob(Y) + torch.log1p(-p)[..., None]
     off = torch.where(Y == 0, p.log()[..., None], -torch.inf)
     return torch.logaddexp(poisson, off).sum(-1) + dist.Gamma(2.0, 1.0).log_prob(rate)
@@ -106,7 +107,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the picture")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    print(f"{'':24}{'KL, nats':>10}" + "".join(f"{f'{n} {100 * q:.0f} %':>10}" for n in ("p", "rate") for q in PROBABILITIES))
+    print(
+        f"{'':24}{'KL, nats':>10}"
+        + "".join(f"{f'{n} {100 * q:.0f} %':>10}" for n in ("p", "rate") for q in PROBABILITIES)
+    )
     for name, make in GUIDES.items():
         pyro.clear_param_store()
         torch.manual_seed(0)

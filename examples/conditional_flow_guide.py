@@ -2,11 +2,11 @@
 
     python examples/conditional_flow_guide.py
 
-Each data set y has its own latent z ~ Normal(0, I) in two dimensions and y ~ Normal(A z, 0.5^2 I) in three. The guide is
-one line, ``pyro.sample("z", Proposal(flow(y)))``: the flow's context is the data, and after training it has the posterior
-of a data set never seen at the cost of a forward pass. This posterior is known, Normal(S A'y / 0.25, S) with
-S = (I + A'A / 0.25)^-1, and its two features are correlated by -0.9. The table compares means, deviations and correlation
-of 1000 draws with it, for new data sets, within the Monte Carlo error of so many draws.
+Each data set y has its own latent z ~ Normal(0, I) in two dimensions and y ~ Normal(A z, 0.5^2 I) in three. The guide
+is one line, ``pyro.sample("z", Proposal(flow(y)))``: the flow's context is the data, and after training it has the
+posterior of a data set never seen at the cost of a forward pass. This posterior is known, Normal(S A'y / 0.25, S)
+with S = (I + A'A / 0.25)^-1, and its two features are correlated by -0.9. The table compares means, deviations and
+correlation of 1000 draws with it, for new data sets, within the Monte Carlo error of so many draws.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """Bijections against autograd: the log-determinant both ways, and a guard that the checker can fail."""
 
 import copy
+import math
 import pickle
 
 import pyro.distributions.transforms as T
@@ -177,7 +178,9 @@ def test_spline_values_and_gradients_are_finite_everywhere(dtype, direction, wei
 def test_spline_knots_are_passed_smoothly_and_tails_are_the_identity(weight_scale):
     spline = t.Spline(6, 2.0)
     theta = weight_scale * torch.randn(spline.size, dtype=torch.float64)
-    knots, _ = spline._knots(theta)
+    sizes = theta[:12].unflatten(0, (2, 6)).softmax(-1)
+    knots = (4 * (1e-3 + (1 - 6e-3) * sizes)).cumsum(-1).sub(2.0).clamp(max=2.0)
+    knots = torch.cat([torch.full((2, 1), -2.0), knots], -1).double()
     y, _ = spline.forward_and_ladj(knots[0], theta.expand(7, -1))
     torch.testing.assert_close(y, knots[1])
     x = torch.tensor([-50.0, -2.0, 2.0, 7.0], dtype=torch.float64)
@@ -188,6 +191,35 @@ def test_spline_knots_are_passed_smoothly_and_tails_are_the_identity(weight_scal
     left = spline.forward_and_ladj(before, theta.expand(5, -1))[1]
     right = spline.forward_and_ladj(knots[0, 1:-1], theta.expand(5, -1))[1]
     torch.testing.assert_close(left, right, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("family", [t.Spline(4, 2.0), t.CircularSpline(4)], ids=lambda g: type(g).__name__)
+@pytest.mark.parametrize("direction", ["forward_and_ladj", "inverse_and_ladj"])
+def test_derivatives_of_splines_that_are_written_out(family, direction):
+    """First and second derivatives against finite differences; under vmap; and the slope against autograd."""
+    theta = torch.randn(3, 2, family.size, dtype=torch.float64, requires_grad=True)
+    x = (3.5 * torch.rand(3, 2, dtype=torch.float64) - 1.8).requires_grad_()
+    function = getattr(family, direction)
+    assert torch.autograd.gradcheck(function, (x, theta)) and torch.autograd.gradgradcheck(function, (x, theta))
+    y, ladj = function(x, theta)
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0].log(), ladj)
+    for a, b in zip(torch.func.vmap(function)(x, theta), (y, ladj), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_circular_splines_close_the_circle():
+    spline, theta = t.CircularSpline(5), torch.randn(16, dtype=torch.float64)
+    ends = torch.tensor([-math.pi, math.pi], dtype=torch.float64)
+    ends = torch.stack([ends[0], ends[1].nextafter(ends[0])])
+    y, ladj = spline.forward_and_ladj(ends, theta.expand(2, -1))
+    torch.testing.assert_close(torch.exp(1j * y[0]), torch.exp(1j * y[1]))
+    torch.testing.assert_close(ladj[0], ladj[1])
+    x = torch.linspace(-math.pi, math.pi, 100_001, dtype=torch.float64)[:-1]
+    y, ladj = spline.forward_and_ladj(x, theta.expand(len(x), -1))
+    assert y.min() >= -math.pi and y.max() < math.pi
+    assert ladj.exp().mean().item() == pytest.approx(1.0, abs=1e-6)  # once around
+    back, _ = spline.inverse_and_ladj(y, theta.expand(len(x), -1))
+    torch.testing.assert_close(torch.exp(1j * back), torch.exp(1j * x))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.float64, 1e-9)])

@@ -168,6 +168,7 @@ TRANSFORMS: dict[str, TransformRow] = {
     "Coupling-Shift": TransformRow(lambda c: t.Coupling([0, 1, 0, 1], t.Shift(), (8,), c)),
     "Coupling-Affine": TransformRow(lambda c: t.Coupling([0, 0, 0, 1], t.Affine(2.0), (8,), c)),
     "Coupling-Spline": TransformRow(lambda c: t.Coupling([1, 1, 0, 0], t.Spline(5, 2.0), (8,), c)),
+    "Coupling-CircularSpline": TransformRow(lambda c: t.Coupling([1, 1, 0, 0], t.CircularSpline(4), (8,), c)),
     "Coupling-all": TransformRow(lambda c: t.Coupling([1, 0, 1, 0], t.Spline(4), (8,), c, transform_all=True)),
     "MaskedAutoregressive": TransformRow(lambda c: t.MaskedAutoregressive(4, None, [2, 0, 3, 1], (8,), c)),
     "MaskedAutoregressive-Shift": TransformRow(lambda c: t.MaskedAutoregressive(4, t.Shift(), None, (8, 6), c)),

@@ -21,13 +21,15 @@ from .linear import ActNorm, LULinear, Permutation, Standardize
 from .monotone import DeepSigmoidal, GaussianMixtureCDF, SumOfSquares
 from .multiscale import MultiScale
 from .planar import Planar, Radial, Sylvester
+from .spline import CircularSpline, Spline
 from .support import Logit, Support, with_support
-from .univariate import Affine, Shift, Spline, Univariate
+from .univariate import Affine, Shift, Univariate
 
 __all__ = [
     "ActNorm",
     "Affine",
     "BlockAutoregressive",
+    "CircularSpline",
     "Compose",
     "Conditioned",
     "Continuous",

@@ -55,7 +55,7 @@ def prior_flow(samples: Tensor, epochs: int) -> MAF:
     flow = MAF(2, transforms=3, hidden_features=(32,))
     adam = partial(torch.optim.Adam, lr=5e-3, fused=True)
     fit(flow, samples, optimizer=adam, schedule=one_cycle, max_epochs=epochs, batch_size=500, seed=0, progress=False)
-    return flow.requires_grad_(False)
+    return flow.requires_grad_(False).eval()
 
 
 def compare(name: str, theta: Tensor, ess: Tensor, truth: Tensor, weights: Tensor | None = None) -> list[Row]:
@@ -75,7 +75,7 @@ def rows(epochs: int = 10, samples: int = 400, steps: int = 600) -> list[Row]:
     truth = moments(*conjugate(torch.cat([y_1, y_2])))
 
     def second_study(y: Tensor) -> None:
-        mu, log_tau = pyro.sample("theta", flow()).unsqueeze(-2).unbind(-1)
+        mu, log_tau = pyro.sample("theta", flow()).unbind(-1)
         with pyro.plate("measurements", len(y)):
             pyro.sample("y", dist.Normal(mu, (-log_tau / 2).exp()), obs=y)
 

@@ -15,7 +15,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_dgm.distributions import Marginal
 from pyro_dgm.models import GAN, DiagonalNormal, IndependentBernoulli
-from pyro_dgm.nn import MLP, MaskedMLP, at_least_float32, leave_autocast, without_autocast
+from pyro_dgm.nn import MLP, ConvNet, MaskedMLP, at_least_float32, leave_autocast, without_autocast
 from pyro_dgm.objectives import ELBO, Adversarial, NegativeLogLikelihood, Wasserstein
 from pyro_dgm.objectives.adversarial import gradient_penalty
 from pyro_dgm.transforms import Coupling, MaskedAutoregressive
@@ -35,7 +35,7 @@ def autocast(low=torch.bfloat16):
 @contextmanager
 def hooked(module, hook):
     """Calls ``hook(network, inputs, output)`` after every network."""
-    handles = [m.register_forward_hook(hook) for m in module.modules() if isinstance(m, MLP | MaskedMLP)]
+    handles = [m.register_forward_hook(hook) for m in module.modules() if isinstance(m, ConvNet | MLP | MaskedMLP)]
     yield
     for handle in handles:
         handle.remove()
@@ -82,7 +82,7 @@ def test_only_networks_are_imprecise(name, context, low):
 
     mixed, exact, count = with_and_without(model, function, low)
     assert_identical(mixed, exact)
-    assert count or not context or "pyro" in name
+    assert count or not context or "pyro" in name or "FFJORD" in name  # solved in full precision
 
 
 @every_transform

@@ -16,6 +16,7 @@ from pyro_dgm import models as m
 from pyro_dgm import transforms as t
 
 D, C = 3, 2
+IMAGE = (2, 3, 2)
 
 
 def perturb(module: nn.Module, scale: float = 0.2) -> nn.Module:
@@ -35,6 +36,7 @@ class ModelRow:
     conditional: bool = True
     discrete: bool = False
     storable: bool = True
+    atol: float = 1e-5  # of a log-density in float32, where it depends on what it is batched with
 
     def build(self, context: int = 0) -> nn.Module:
         torch.manual_seed(1)
@@ -67,12 +69,15 @@ MODELS: dict[str, ModelRow] = {
     "RealNVP-mask": ModelRow(lambda c: m.RealNVP(D, c, masks=[[True, False, False], [False, True, True]], **SMALL)),
     "RealNVP-positive": ModelRow(lambda c: m.RealNVP(D, c, support=constraints.positive, **SMALL)),
     "RealNVP-interval": ModelRow(lambda c: m.RealNVP(D, c, support=constraints.interval(-1.0, 2.0), **SMALL)),
+    "RealNVP-logit": ModelRow(lambda c: m.RealNVP(D, c, support=t.Logit(0.05), **SMALL)),
     "RealNVP-simplex": ModelRow(lambda c: m.RealNVP(D, c, support=constraints.simplex, **SMALL)),
     "MAF": ModelRow(lambda c: m.MAF(D, c, **SMALL)),
     "MAF-1": ModelRow(lambda c: m.MAF(1, c, **SMALL)),
     "IAF": ModelRow(lambda c: m.IAF(D, c, **SMALL)),
     "NSF": ModelRow(lambda c: m.NSF(D, c, bins=4, **SMALL)),
     "NSF-autoregressive": ModelRow(lambda c: m.NSF(D, c, autoregressive=True, bins=4, activation=nn.SiLU, **SMALL)),
+    "FFJORD": ModelRow(lambda c: m.FFJORD(D, c, hidden_features=(8, 6), solver="rk4", steps=8)),
+    "FFJORD-dopri5": ModelRow(lambda c: m.FFJORD(D, c, hidden_features=(8,), rtol=1e-10, atol=1e-10), atol=1e-4),
     "NormalizingFlow": ModelRow(
         lambda c: m.NormalizingFlow(D, [t.LULinear(D, c), t.Coupling([1, 0, 1], t.Spline(4), (8,), c)], c)
     ),
@@ -84,16 +89,44 @@ MODELS: dict[str, ModelRow] = {
         ),
         storable=False,
     ),
+    "MultiscaleRealNVP": ModelRow(
+        lambda c: m.MultiscaleRealNVP((1, 4, 4), c, levels=2, transforms=1, hidden_channels=4, blocks=1)
+    ),
+    "Glow": ModelRow(lambda c: m.Glow((2, 4, 4), c, levels=2, transforms=1, hidden_channels=4)),
+    "NAF": ModelRow(lambda c: m.NAF(D, c, units=3, **SMALL)),
+    "NAF-sampling": ModelRow(
+        lambda c: m.NAF(2, c, units=2, depth=2, fast="sampling", transforms=1, hidden_features=(8,))
+    ),
+    "SOSPF": ModelRow(lambda c: m.SOSPF(D, c, polynomials=2, degree=2, **SMALL)),
+    "BNAF": ModelRow(lambda c: m.BNAF(D, c, hidden_factors=(3, 2))),
+    "BNAF-sampling": ModelRow(lambda c: m.BNAF(2, c, hidden_factors=(3,), transforms=1, fast="sampling")),
+    "GaussianizationFlow": ModelRow(lambda c: m.GaussianizationFlow(D, c, transforms=2, components=3)),
     "StandardNormal": ModelRow(lambda c: m.StandardNormal((D,)), conditional=False),
     "DiagonalNormal": ModelRow(lambda c: m.DiagonalNormal((1, D), c, (8,))),
     "DiagonalNormal-shared": ModelRow(lambda c: m.DiagonalNormal(D, c, (8,), shared_scale=True)),
     "IndependentBernoulli": ModelRow(lambda c: m.IndependentBernoulli((D,), c, (8,)), discrete=True),
+    "Mixture": ModelRow(lambda c: m.Mixture([m.RealNVP(D, c, **SMALL), m.MAF(D, c, **SMALL)])),
     "VAE": ModelRow(_vae, "lower_bound"),
     "VAE-flows": ModelRow(
         lambda c: _vae(c, m.NSF(2, bins=4, **SMALL), m.IAF(2, D + c, **SMALL), num_particles=3), "lower_bound"
     ),
     "VAE-conditional-prior": ModelRow(
         lambda c: _vae(c, m.DiagonalNormal(2, c, (8,)), m.RealNVP(2, D + c, **SMALL)), "lower_bound"
+    ),
+    "Dequantized": ModelRow(
+        lambda c: m.Dequantized(m.RealNVP(D, c, support=constraints.unit_interval, **SMALL), 2),
+        "lower_bound",
+        discrete=True,
+    ),
+    "Dequantized-variational": ModelRow(
+        lambda c: m.Dequantized(
+            m.MultiscaleRealNVP((1, 2, 2), c, levels=1, transforms=1, hidden_channels=4, support=t.Logit(0.05)),
+            5,
+            m.RealNVP(4, 4 + c, support=constraints.unit_interval, **SMALL),
+            num_particles=3,
+        ),
+        "lower_bound",
+        discrete=True,
     ),
     "GAN": ModelRow(lambda c: m.GAN((1, D), 2, c, (8,)), "implicit"),
     "GAN-interval": ModelRow(lambda c: m.GAN(D, 2, c, (8,), support=constraints.unit_interval), "implicit"),
@@ -104,12 +137,25 @@ EXACT = {name: row for name, row in MODELS.items() if row.density == "exact"}
 CONTINUOUS = {name: row for name, row in EXACT.items() if not row.discrete}
 
 
+class TwoLayers(nn.Module):
+    """A field as a user would write one."""
+
+    def __init__(self, features: int, context: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(features + context + 1, 6), nn.SiLU(), nn.Linear(6, features))
+
+    def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
+        parts = [x, t.expand(*x.shape[:-1], 1)]
+        parts += [] if context is None else [context.expand(*x.shape[:-1], -1)]
+        return self.layers(torch.cat(parts, -1))
+
+
 @dataclass(frozen=True)
 class TransformRow:
-    """A transform: ``make(context)``; ``features`` it takes; whether it depends on a context."""
+    """A transform: ``make(context)``; ``shape`` of an event it takes; whether it depends on a context."""
 
     make: Callable[[int], nn.Module]
-    features: int = 4
+    shape: tuple[int, ...] = (4,)
     conditional: bool = True
 
     def build(self, context: int = 0) -> nn.Module:
@@ -126,8 +172,29 @@ TRANSFORMS: dict[str, TransformRow] = {
     "MaskedAutoregressive": TransformRow(lambda c: t.MaskedAutoregressive(4, None, [2, 0, 3, 1], (8,), c)),
     "MaskedAutoregressive-Shift": TransformRow(lambda c: t.MaskedAutoregressive(4, t.Shift(), None, (8, 6), c)),
     "MaskedAutoregressive-Spline": TransformRow(lambda c: t.MaskedAutoregressive(4, t.Spline(5), None, (8,), c)),
-    "MaskedAutoregressive-1": TransformRow(lambda c: t.MaskedAutoregressive(1, t.Spline(5), None, (8,), c), 1),
+    "MaskedAutoregressive-1": TransformRow(lambda c: t.MaskedAutoregressive(1, t.Spline(5), None, (8,), c), (1,)),
     "MaskedAutoregressive-linear": TransformRow(lambda c: t.MaskedAutoregressive(4, None, None, (), c)),
+    "Continuous": TransformRow(lambda c: t.Continuous(4, (8, 6), c, solver="rk4", steps=32)),
+    "Continuous-dopri8": TransformRow(
+        lambda c: t.Continuous(4, (6, 5, 4), c, nn.Softplus, solver="dopri8", rtol=1e-10, atol=1e-10)
+    ),
+    "Continuous-field": TransformRow(lambda c: t.Continuous(4, field=TwoLayers(4, c), solver="rk4", steps=32)),
+    "MaskedAutoregressive-DeepSigmoidal": TransformRow(
+        lambda c: t.MaskedAutoregressive(4, t.DeepSigmoidal(3, layers=2), None, (8,), c)
+    ),
+    "Coupling-SumOfSquares": TransformRow(lambda c: t.Coupling([0, 1, 1, 0], t.SumOfSquares(2, 2), (8,), c)),
+    "Coupling-GaussianMixtureCDF": TransformRow(
+        lambda c: t.Coupling([0, 1, 0, 1], t.GaussianMixtureCDF(3), (8,), c, transform_all=True)
+    ),
+    "ElementWise-GaussianMixtureCDF": TransformRow(lambda c: t.ElementWise(4, t.GaussianMixtureCDF(3), c)),
+    "ElementWise-SumOfSquares": TransformRow(lambda c: t.ElementWise(4, t.SumOfSquares(2, 3), c).inv),
+    "BlockAutoregressive": TransformRow(lambda c: t.BlockAutoregressive(4, (3, 2), c)),
+    "BlockAutoregressive-1": TransformRow(lambda c: t.BlockAutoregressive(1, (3,), c), (1,)),
+    "Householder": TransformRow(lambda c: t.Householder(4, 3), conditional=False),
+    "Planar": TransformRow(lambda c: t.Planar(4, c)),
+    "Radial": TransformRow(lambda c: t.Radial(4, c)),
+    "Sylvester": TransformRow(lambda c: t.Sylvester(4, c, reflections=2)),
+    "Sylvester-hidden": TransformRow(lambda c: t.Sylvester(1, c, (4,)), (1,)),
     "Permutation": TransformRow(lambda c: t.Permutation([2, 0, 3, 1]), conditional=False),
     "LULinear": TransformRow(lambda c: t.LULinear(4, c)),
     "ActNorm": TransformRow(lambda c: t.ActNorm(4, c)),
@@ -152,7 +219,27 @@ TRANSFORMS: dict[str, TransformRow] = {
     "Support-interval": TransformRow(lambda c: t.Support(constraints.interval(-1.0, 3.0)), conditional=False),
     "Support-less": TransformRow(lambda c: t.Support(constraints.less_than(1.0)), conditional=False),
     "with_support": TransformRow(lambda c: t.with_support(t.LULinear(4, c), constraints.unit_interval)),
+    "Logit": TransformRow(lambda c: t.Compose([t.LULinear(4, c), t.Logit(0.05)])),
+    "Logit-image": TransformRow(lambda c: t.Compose([t.ActNorm(IMAGE, c), t.Logit(1e-6)]), IMAGE),
+    "Squeeze": TransformRow(lambda c: t.Squeeze(), (1, 2, 4), conditional=False),
+    "ActNorm-image": TransformRow(lambda c: t.ActNorm(IMAGE, c), IMAGE),
+    "InvertibleConvolution": TransformRow(lambda c: t.InvertibleConvolution(4), (4, 1, 2), conditional=False),
+    "ImageCoupling-checkerboard-first_half": TransformRow(
+        lambda c: t.ImageCoupling(IMAGE, t.checkerboard(3, 2), None, 4, 1, c), IMAGE
+    ),
+    "ImageCoupling-channels": TransformRow(lambda c: t.ImageCoupling(IMAGE, t.first_half(2), None, 4, 0, c), IMAGE),
+    "ImageCoupling-Spline": TransformRow(
+        lambda c: t.ImageCoupling((3, 2, 1), [1, 0, 1], t.Spline(4), 0, 0, c), (3, 2, 1)
+    ),
+    "MultiScale": TransformRow(lambda c: _multi_scale(c), (16,)),
+    "MultiScale-inverse": TransformRow(lambda c: _multi_scale(c).inv, (1, 4, 4)),
 }
+
+
+def _multi_scale(context: int) -> t.MultiScale:
+    fine = [t.ImageCoupling((4, 2, 2), t.first_half(4), None, 4, 0, context), t.Squeeze().inv]
+    coarse = [t.ActNorm((8, 1, 1), context), t.InvertibleConvolution(8).inv, t.Squeeze().inv]
+    return t.MultiScale((1, 4, 4), [t.Compose(fine), t.Compose(coarse)])
 
 
 def _fitted(standardize: t.Standardize) -> t.Standardize:

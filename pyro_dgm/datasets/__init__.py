@@ -11,7 +11,8 @@ what                                functions
 ==================================  ============================================================
 known densities of the plane        :mod:`toy`: ``toy.two_moons()``, ..., all in ``toy.ALL``
 images                              :func:`digits` (no file needed), :func:`mnist`, :func:`cifar10`
-tables with published splits        :func:`debd` (binary), :func:`uci` (real)
+tables with published splits        :func:`debd` (binary), :func:`uci`, :func:`rnade`,
+                                    :func:`bsds300` (real)
 any file of a format                :func:`read_idx`, :func:`read_images`, :func:`read_table`
 levels to numbers or bits           :func:`dequantize`, :func:`binarize`
 ==================================  ============================================================
@@ -24,17 +25,20 @@ Example:
 """
 
 from . import toy
+from .bsds300 import bsds300
 from .debd import debd
 from .digits import digits
 from .idx import mnist, read_idx
 from .images import LabelledImages, cifar10, read_images
 from .levels import binarize, dequantize
+from .rnade import rnade
 from .uci import Splits, read_table, split, uci
 
 __all__ = [
     "LabelledImages",
     "Splits",
     "binarize",
+    "bsds300",
     "cifar10",
     "debd",
     "dequantize",
@@ -43,6 +47,7 @@ __all__ = [
     "read_idx",
     "read_images",
     "read_table",
+    "rnade",
     "split",
     "toy",
     "uci",

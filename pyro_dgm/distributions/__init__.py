@@ -8,8 +8,21 @@ raises an error that names what to use instead). Evaluation and tasks ask for th
 
 from .flow import Flow, Proposal
 from .marginal import Marginal
+from .mixture import Mixture
 from .promise import Density, density_of
 from .pushforward import Pushforward
+from .quantization import Dequantization, Quantized
 from .unit_normal import UnitNormal
 
-__all__ = ["Density", "Flow", "Marginal", "Proposal", "Pushforward", "UnitNormal", "density_of"]
+__all__ = [
+    "Density",
+    "Dequantization",
+    "Flow",
+    "Marginal",
+    "Mixture",
+    "Proposal",
+    "Pushforward",
+    "Quantized",
+    "UnitNormal",
+    "density_of",
+]

@@ -33,7 +33,7 @@ class Flow(dist.TransformedDistribution):
         context: The context c, with shape ``batch_shape + (context,)``; it broadcasts against the base.
 
     Attributes:
-        density: ``"exact"``.
+        density: ``"exact"``; ``"implicit"`` for a transform without an inverse, which can score its own samples only.
 
     Example:
         >>> from pyro_dgm.transforms import Coupling
@@ -43,7 +43,6 @@ class Flow(dist.TransformedDistribution):
         (torch.Size([5]), torch.Size([2]), torch.Size([4, 5]))
     """
 
-    density: Density = "exact"
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
 
     def __init__(
@@ -57,6 +56,11 @@ class Flow(dist.TransformedDistribution):
         if context is not None:
             base = base.expand(torch.broadcast_shapes(base.batch_shape, context.shape[:-1]))
         super().__init__(base, [stack.condition(context)], validate_args=validate_args)
+
+    @property
+    def density(self) -> Density:
+        """What ``log_prob`` promises of data."""
+        return "exact" if self.transforms[0].invertible else "implicit"
 
     def expand(self, batch_shape: torch.Size, _instance: "Flow | None" = None) -> "Flow":
         """Returns the flow with a larger batch shape."""
@@ -80,23 +84,27 @@ class Flow(dist.TransformedDistribution):
 
 
 class Proposal(dist.TorchDistribution):
-    """A flow that a guide samples from and scores at once.
+    """A flow, or what else samples with density, that a guide samples from and scores at once.
 
     Pyro draws a guide's sample and then asks for its density; a flow that samples in one pass may need D
-    passes for that (IAF). This wrapper, made afresh for every draw, keeps the density of its latest
-    sample at hand, and is the flow itself in every other respect.
+    passes for that (IAF), or be unable to tell. This wrapper, made afresh for every draw, keeps the density of its
+    latest sample at hand, and is the flow itself in every other respect.
 
     Args:
-        flow: The flow.
+        flow: The flow, or another distribution with ``rsample_and_log_prob``.
     """
 
-    density: Density = "exact"
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
 
-    def __init__(self, flow: Flow) -> None:
+    def __init__(self, flow: dist.TorchDistribution) -> None:
         self.flow = flow
         self._latest: tuple[Tensor, Tensor] | None = None
         super().__init__(flow.batch_shape, flow.event_shape, validate_args=False)
+
+    @property
+    def density(self) -> Density:
+        """What the flow promises of data."""
+        return self.flow.density
 
     @property
     def has_rsample(self) -> bool:
@@ -116,6 +124,10 @@ class Proposal(dist.TorchDistribution):
         """Draws reparameterised samples and keeps their densities."""
         self._latest = self.flow.rsample_and_log_prob(sample_shape)
         return self._latest[0]
+
+    def rsample_and_log_prob(self, sample_shape: torch.Size | Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        """Returns reparameterised samples and their log-densities."""
+        return self.flow.rsample_and_log_prob(sample_shape)
 
     def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
         """Draws samples."""

@@ -3,24 +3,48 @@
 Every model is a module that, called with a context, returns a Pyro distribution; ``base`` says what they share.
 """
 
-from .approximate import VAE
+from .approximate import VAE, Dequantized
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
 from .implicit import GAN
+from .mixture import Mixture
 from .parametric import DiagonalNormal, IndependentBernoulli, StandardNormal
-from .tractable.flows import IAF, MAF, NICE, NSF, NormalizingFlow, RealNVP
+from .tractable.flows import (
+    BNAF,
+    FFJORD,
+    IAF,
+    MAF,
+    NAF,
+    NICE,
+    NSF,
+    SOSPF,
+    GaussianizationFlow,
+    Glow,
+    MultiscaleRealNVP,
+    NormalizingFlow,
+    RealNVP,
+)
 
 __all__ = [
+    "BNAF",
+    "FFJORD",
     "GAN",
     "IAF",
     "MAF",
+    "NAF",
     "NICE",
     "NSF",
+    "SOSPF",
     "VAE",
     "ApproximateModel",
+    "Dequantized",
     "DiagonalNormal",
+    "GaussianizationFlow",
     "GenerativeModel",
+    "Glow",
     "ImplicitModel",
     "IndependentBernoulli",
+    "Mixture",
+    "MultiscaleRealNVP",
     "NormalizingFlow",
     "RealNVP",
     "StandardNormal",

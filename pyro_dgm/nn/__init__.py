@@ -7,17 +7,28 @@ layer computes :math:`W x + V c + b`, so a context with other batch dimensions t
 addition, and nothing is concatenated or copied.
 """
 
+from .convolution import ConvNet
+from .field import AutogradField, MLPField
 from .masked import MaskedLinear, MaskedMLP
 from .mlp import MLP, Parameters, zero_
+from .ode import StiffnessError
+from .penalty import add_penalty, penalties, penalties_wanted
 from .precision import at_least_float32, leave_autocast, without_autocast
 
 __all__ = [
     "MLP",
+    "AutogradField",
+    "ConvNet",
+    "MLPField",
     "MaskedLinear",
     "MaskedMLP",
     "Parameters",
+    "StiffnessError",
+    "add_penalty",
     "at_least_float32",
     "leave_autocast",
+    "penalties",
+    "penalties_wanted",
     "without_autocast",
     "zero_",
 ]

@@ -11,6 +11,7 @@ loop steps them in turn. Most objectives have one player; an adversarial game ha
 To write one, inherit from :class:`Objective` and implement ``loss_of``; override ``players`` for a game.
 """
 
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +21,7 @@ from pyro.infer.elbo import ELBO as PyroELBO
 from torch import Tensor, nn
 
 from ..models.base import GenerativeModel
+from ..nn import penalties
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,18 @@ class BoundObjective(nn.Module):
     def forward(self, *batch: Any, **settings: Any) -> Tensor:
         """Returns the loss of the batch in mean nats per datum."""
         return self.objective.loss_of(self.model, self.guide, *batch, **settings)
+
+
+def penalised(loss_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Makes a ``loss_of`` include the penalties that parts of the model add in training mode, means over the data."""
+
+    @functools.wraps(loss_of)
+    def loss(*args: Any, **settings: Any) -> Tensor:
+        with penalties() as found:
+            value = loss_of(*args, **settings)
+        return sum(found, value)
+
+    return loss
 
 
 def unique_parameters(modules: Iterable[Any]) -> tuple[nn.Parameter, ...]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..distributions import Marginal
 from ..models.base import ApproximateModel, GenerativeModel, TractableModel, has_random_weights
-from .base import Objective, num_data
+from .base import Objective, num_data, penalised
 from .estimators import check, differentiable_loss
 
 
@@ -84,6 +84,7 @@ class ELBO(Objective):
         self.estimator = estimator
         self.kl_weight = kl_weight
 
+    @penalised
     def loss_of(self, model: Any, guide: Any, *batch: Any, **settings: Any) -> Tensor:
         """Returns the bound per datum, from the model's distributions or by Pyro's estimator of its programs."""
         weight = self.kl_weight() if isinstance(self.kl_weight, nn.Module) else self.kl_weight

@@ -12,14 +12,15 @@ from typing import Any
 from pyro import poutine
 from torch import Tensor
 
-from .base import Objective, generative_model, num_data
+from .base import Objective, generative_model, num_data, penalised
 
 
 class NegativeLogLikelihood(Objective):
     """The mean of -log p(x | c) over the batch, in nats.
 
     For a model with a lower bound this is the negative importance-weighted bound (the IWAE objective), its
-    tightness set by the model's ``num_particles``.
+    tightness set by the model's ``num_particles``. In training mode it includes the penalties that parts of the model
+    ask for (``kinetic`` of :class:`~pyro_dgm.models.FFJORD`, say).
 
     Example:
         >>> import torch
@@ -31,6 +32,7 @@ class NegativeLogLikelihood(Objective):
     def __init__(self) -> None:
         super().__init__()
 
+    @penalised
     def loss_of(self, model: Any, guide: Any, *batch: Any, **settings: Any) -> Tensor:
         """Scores a generative model directly, and a Pyro program through its trace."""
         owner = generative_model(model)

@@ -34,9 +34,13 @@ class Transform(Configured, TransformModule):
     Shapes: :math:`x` and :math:`y` are ``sample_shape + batch_shape + event_shape``, :math:`c` is ``(*, context)``
     and its batch dimensions broadcast against those of :math:`x`. A log-determinant has the broadcast
     ``sample_shape + batch_shape`` or, where it is the same for all, shape ``()``.
+
+    Attributes:
+        invertible: Whether ``inverse_and_ladj`` is implemented. Without it a flow scores only what it sampled.
     """
 
     bijective = True
+    invertible: bool = True
     domain: constraints.Constraint = constraints.real_vector
     codomain: constraints.Constraint = constraints.real_vector
 
@@ -120,6 +124,7 @@ class Conditioned(TorchTransform):
         self.transform = transform
         self.context = context
         self.domain, self.codomain = transform.domain, transform.codomain
+        self.invertible = transform.invertible
 
     def forward_and_ladj(self, x: Tensor) -> Pass:
         """Returns y and log|det dy/dx| under the bound context."""

@@ -12,6 +12,7 @@ parameters, and tensors that it holds outside of modules (a random permutation, 
 from typing import Any
 
 import torch
+from pyro.distributions import transforms as pyro_transforms
 from pyro.distributions.conditional import ConditionalTransform, _ConditionalInverseTransformModule
 from torch import Tensor, nn
 from torch.distributions import ComposeTransform, constraints
@@ -21,13 +22,26 @@ from torch.distributions.transforms import _InverseTransform
 from ..nn import leave_autocast, without_autocast
 from .base import Pass, Transform, sum_ladj
 
+_ONE_WAY = (
+    pyro_transforms.Planar,
+    pyro_transforms.ConditionalPlanar,
+    pyro_transforms.Radial,
+    pyro_transforms.ConditionalRadial,
+    pyro_transforms.Sylvester,
+    pyro_transforms.NeuralAutoregressive,
+    pyro_transforms.ConditionalNeuralAutoregressive,
+    pyro_transforms.BlockAutoregressive,
+    pyro_transforms.Polynomial,
+)
+
 
 class Foreign(Transform):
     """A transform of Pyro's or torch's, conditional or not, under this contract; made by :func:`as_transform`.
 
     Its identity caches are emptied around every pass, so it gives no stale density after an optimizer
     step, can be scored twice on one tensor and can be copied; its context broadcasts like ours. Under autocast it keeps
-    full precision altogether, since where its networks end is known to itself alone.
+    full precision altogether, since where its networks end is known to itself alone. Pyro's planar, radial, Sylvester,
+    polynomial, neural and block autoregressive transforms have no inverse.
     """
 
     def __init__(self, transform: TorchTransform | ConditionalTransform) -> None:
@@ -35,6 +49,8 @@ class Foreign(Transform):
         self.transform = transform
         self.domain = getattr(transform, "domain", constraints.real_vector)
         self.codomain = getattr(transform, "codomain", constraints.real_vector)
+        inverse = getattr(type(transform), "_inverse", None)
+        self.invertible = not isinstance(transform, _ONE_WAY) and inverse is not TorchTransform._inverse
         self._tensors: list[str] = []
         for name, value in list(vars(transform).items()) if not isinstance(transform, nn.Module) else ():
             if isinstance(value, nn.Module):
@@ -59,10 +75,7 @@ class Foreign(Transform):
             try:
                 x = t.inv(y)
             except (KeyError, NotImplementedError) as error:
-                raise NotImplementedError(
-                    f"{type(t).__name__} cannot be inverted, so it cannot score data: use it to sample a guide (there "
-                    "are Coupling and MaskedAutoregressive for data)"
-                ) from error
+                raise NotImplementedError(one_way(self)) from error
             return x, -_forget(t.log_abs_det_jacobian(x, y), t, self.transform)
 
     def _bind(self, value: Tensor, context: Tensor | None) -> tuple[Tensor, TorchTransform]:
@@ -85,6 +98,15 @@ class Foreign(Transform):
         """Shape of x for a shape of y."""
         t = self.transform
         return t.inverse_shape(shape) if isinstance(t, TorchTransform) else shape
+
+
+def one_way(transform: Transform) -> str:
+    """Says of a transform without an inverse what it cannot do, and what can."""
+    name = type(transform.transform if isinstance(transform, Foreign) else transform).__name__
+    return (
+        f"{name} has no inverse, so it scores only what it sampled itself, as a guide does, and no data: take the "
+        "transforms of pyro_dgm (Planar, Radial, Sylvester, BlockAutoregressive, MaskedAutoregressive), which have one"
+    )
 
 
 def _forget(result: Any, *transforms: Any) -> Any:
@@ -137,6 +159,7 @@ class Compose(Transform):
         self.transforms = nn.ModuleList(as_transform(t) for t in transforms)
         parts = ComposeTransform(list(self.transforms))
         self.domain, self.codomain = parts.domain, parts.codomain
+        self.invertible = all(t.invertible for t in self.transforms)
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Applies the parts, first to last."""
@@ -169,15 +192,7 @@ class Compose(Transform):
                 return
             t.initialize(values, context, at_input=at_input)
             if any(fitted[k + 1 :]):
-                values = self._pass_on(t, values, context, at_input)
-
-    @staticmethod
-    @torch.no_grad()
-    def _pass_on(t: Transform, values: Tensor, context: Tensor | None, at_input: bool) -> Tensor:
-        step = t.forward_and_ladj if at_input else t.inverse_and_ladj
-        chunks = values.split(4096)
-        contexts = [None] * len(chunks) if context is None else context.split(4096)
-        return torch.cat([step(v, c)[0] for v, c in zip(chunks, contexts, strict=True)])
+                values = pass_on(t, values, context, at_input)
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:
         """Shape of y for a shape of x."""
@@ -190,3 +205,19 @@ class Compose(Transform):
         for t in reversed(self.transforms):
             shape = t.inverse_shape(shape)
         return shape
+
+
+@torch.no_grad()
+def pass_on(t: Transform, values: Tensor, context: Tensor | None, at_input: bool) -> Tensor:
+    """Returns the data on the other side of a transform, computed in chunks.
+
+    Args:
+        t: The transform.
+        values: Data, with shape (n, *event_shape).
+        context: Their contexts, with shape (n, context).
+        at_input: Whether the data stand at its input.
+    """
+    step = t.forward_and_ladj if at_input else t.inverse_and_ladj
+    chunks = values.split(4096)
+    contexts = [None] * len(chunks) if context is None else context.split(4096)
+    return torch.cat([step(v, c)[0] for v, c in zip(chunks, contexts, strict=True)])

@@ -7,9 +7,11 @@ The log-determinant is the same for every datum (unless there is a context), and
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 from ..nn import Parameters, at_least_float32, without_autocast
 from .base import Pass, Transform, check_width
@@ -100,35 +102,43 @@ class ActNorm(Transform):
     (Kingma and Dhariwal, Glow, 2018, arXiv:1807.03039.)
 
     Args:
-        features: Number of features D.
+        features: Number of features D; or the shape (C, H, W) of images, whose channels have one s and b each for all
+            pixels.
         context: Width of a context on which s and b also depend linearly, 0 for none.
     """
 
-    def __init__(self, features: int, context: int = 0) -> None:
+    def __init__(self, features: int | Sequence[int], context: int = 0) -> None:
         super().__init__()
-        self.affine = Parameters(2 * features)
-        self.shift = Parameters(2 * features, context) if context else None
+        channels, *self.pixels = [features] if isinstance(features, Integral) else features
+        if self.pixels:
+            self.domain = self.codomain = constraints.independent(constraints.real, 1 + len(self.pixels))
+        self.affine = Parameters(2 * channels)
+        self.shift = Parameters(2 * channels, context) if context else None
         self.register_buffer("initialized", torch.tensor(False))
 
-    def _parameters_at(self, context: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _parameters_at(self, context: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns b and s, to be added to events, and the log-determinant."""
         theta = self.affine() if self.shift is None else self.affine() + self.shift(context)
         bias, log_scale = theta.chunk(2, -1)
-        return bias, log_scale
+        ladj = log_scale.sum(-1)
+        for size in self.pixels:
+            bias, log_scale, ladj = bias.unsqueeze(-1), log_scale.unsqueeze(-1), size * ladj
+        return bias, log_scale, ladj
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Scales and shifts."""
-        bias, log_scale = self._parameters_at(context)
-        return x * log_scale.exp() + bias, log_scale.sum(-1)
+        bias, log_scale, ladj = self._parameters_at(context)
+        return x * log_scale.exp() + bias, ladj
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
         """Undoes the shift, then the scale."""
-        bias, log_scale = self._parameters_at(context)
-        return (y - bias) * (-log_scale).exp(), -log_scale.sum(-1)
+        bias, log_scale, ladj = self._parameters_at(context)
+        return (y - bias) * (-log_scale).exp(), -ladj
 
     @torch.no_grad()
     def initialize(self, values: Tensor, context: Tensor | None = None, *, at_input: bool = False) -> None:
         """Sets s and b so that ``values`` have mean 0 and deviation 1 on the other side."""
-        mean, std = moments(values)
+        mean, std = moments(values.movedim(-1 - len(self.pixels), -1))
         bias, log_scale = (-mean / std, -std.log()) if at_input else (mean, std.log())
         self.affine.value.copy_(torch.cat([bias, log_scale]))
         self.initialized.fill_(True)

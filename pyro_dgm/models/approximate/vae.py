@@ -11,29 +11,16 @@ Auto-Encoding Variational Bayes, 2013, arXiv:1312.6114; Rezende, Mohamed and Wie
 Backpropagation, 2014, arXiv:1401.4082.)
 """
 
-import copy
-
-import pyro
 import torch
 from pyro import distributions as dist
-from pyro.nn import pyro_method
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
 
-from ...distributions import Flow, Marginal, Proposal
-from ..base import ApproximateModel, GenerativeModel
-
-
-def _join(value: Tensor, event_dim: int, context: Tensor | None) -> Tensor:
-    """Flattens the event of ``value`` and appends the context: [value, c]."""
-    value = value.flatten(-event_dim) if event_dim else value.unsqueeze(-1)
-    if context is None:
-        return value
-    batch_shape = torch.broadcast_shapes(value.shape[:-1], context.shape[:-1])
-    return torch.cat([t.expand(*batch_shape, t.shape[-1]) for t in (value, context)], -1)
+from ...distributions import Flow, Proposal
+from ..base import GenerativeModel
+from .latent import LatentVariableModel, join, promise
 
 
-class VAE(ApproximateModel):
+class VAE(LatentVariableModel):
     r"""A variational autoencoder.
 
     Its density is a lower bound: ``vae().log_prob(x)`` is the importance-weighted bound with ``num_particles`` draws
@@ -66,9 +53,9 @@ class VAE(ApproximateModel):
         num_particles: int = 1,
     ) -> None:
         conditional = bool(getattr(prior, "context", 0))
-        latent_shape, _ = _promise("prior", prior, context if conditional else 0)
-        event_shape, support = _promise("likelihood", likelihood, latent_shape.numel() + context)
-        inferred_shape, _ = _promise("posterior", posterior, event_shape.numel() + context)
+        latent_shape, _ = promise("prior", prior, context if conditional else 0)
+        event_shape, support = promise("likelihood", likelihood, latent_shape.numel() + context)
+        inferred_shape, _ = promise("posterior", posterior, event_shape.numel() + context)
         if inferred_shape != latent_shape:
             raise ValueError(
                 f"posterior: expected distributions over z with event shape {tuple(latent_shape)}, as the prior's, "
@@ -88,15 +75,16 @@ class VAE(ApproximateModel):
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """Returns p(x | z, c) for z with shape (*, *latent_shape)."""
-        return self.likelihood(_join(z, len(self.latent_shape), context))
+        return self.likelihood(join(z, len(self.latent_shape), context))
 
     def infer(self, x: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """Returns the approximate posterior q(z | x, c) for x with shape (*, *event_shape)."""
-        return self.posterior(_join(x, len(self.event_shape), context))
+        return self.posterior(join(x, len(self.event_shape), context))
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the representation of x: the posterior's mean, or for a flow the image of its base's mean."""
         q = self.infer(x, context)
+        q = q.flow if isinstance(q, Proposal) else q
         return q.transforms[0](q.base_dist.mean) if isinstance(q, Flow) else q.mean
 
     def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -108,51 +96,4 @@ class VAE(ApproximateModel):
         """Fits the standardisation of a flow as likelihood, which works in the units of the data."""
         if isinstance(self.likelihood, GenerativeModel):
             z = self.encode(x, context)
-            self.likelihood.initialize(x, _join(z, len(self.latent_shape), context))
-
-    def _distribution(self, context: Tensor | None) -> Marginal:
-        return Marginal(
-            self._prior(context),
-            lambda z: self.decode(z, context),
-            lambda x: self.infer(x, context),
-            self.event_shape,
-            self.support,
-            self.num_particles,
-        )
-
-    @pyro_method
-    def model(self, x: Tensor | None = None, context: Tensor | None = None, *, data_size: int | None = None) -> Tensor:
-        """The generative process: sites ``"z"`` and ``"x"`` in a plate ``"data"``; see :meth:`TractableModel.model`."""
-        with self._data_plates(x, context, data_size):
-            z = pyro.sample("z", self._prior(context))
-            return pyro.sample("x", self.decode(z, context), obs=x)
-
-    @pyro_method
-    def guide(self, x: Tensor, context: Tensor | None = None, *, data_size: int | None = None) -> Tensor:
-        """The approximate posterior: site ``"z"`` in the plate ``"data"``."""
-        with self._data_plates(x, context, data_size):
-            q = self.infer(x, context)
-            return pyro.sample("z", Proposal(q) if isinstance(q, Flow) else q)
-
-
-def _promise(name: str, part: nn.Module, width: int) -> tuple[torch.Size, constraints.Constraint]:
-    """Returns the event shape and support of a part that is to be called with contexts of a width."""
-    if isinstance(part, GenerativeModel):
-        if part.context != width:
-            raise ValueError(f"{name}: expected a model with context={width}, got context={part.context}")
-        return part.event_shape, part.support
-    trial = copy.deepcopy(part).eval()
-    floats = [t for t in (*trial.parameters(), *trial.buffers()) if t.is_floating_point()]
-    like = {"device": floats[0].device, "dtype": floats[0].dtype} if floats else {"device": None}
-    with torch.no_grad():
-        p = trial(torch.zeros(1, width, **like)) if width else trial()
-    if not isinstance(p, Distribution):
-        raise ValueError(
-            f"{name}: expected a module that returns a distribution, got one that returns {type(p).__name__}"
-        )
-    if width and p.batch_shape != (1,):
-        raise ValueError(
-            f"{name}: expected one distribution per context, batch_shape (1,) for context shape {(1, width)}, got "
-            f"{tuple(p.batch_shape)} and event_shape {tuple(p.event_shape)}; does it lack .to_event(1)?"
-        )
-    return p.event_shape, p.support
+            self.likelihood.initialize(x, join(z, len(self.latent_shape), context))

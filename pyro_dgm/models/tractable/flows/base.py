@@ -9,15 +9,17 @@ the support S, so that densities are in data units and samples obey the constrai
 
 import copy
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import AffineTransform, constraints
 
-from ....distributions import Flow
+from ....distributions import Flow, Proposal
 from ....transforms import Compose, Standardize, Support, Transform, as_transform
+from ....transforms.compose import one_way
 from ....transforms.support import elementwise
 from ...base import TractableModel
 from ...parametric import StandardNormal
@@ -32,9 +34,10 @@ class FlowModel(TractableModel):
         event_shape: Shape of one datum, or a number of features.
         context: Width of the context, 0 for none.
         layers: Maps the number of unconstrained features D to the learned transforms, latent to data.
-        support: Where the data live.
+        support: Where the data live, or the transform from the reals that leads there, such as ``Logit(0.05)``.
         standardize: Whether data, which are vectors then, are standardised by the moments that ``initialize`` finds.
         base: The model of z, a vector of as many features, without a context; :class:`StandardNormal` when ``None``.
+        invertible: Whether every layer must have an inverse, as it takes to score data.
     """
 
     def __init__(
@@ -42,16 +45,19 @@ class FlowModel(TractableModel):
         event_shape: int | Sequence[int],
         context: int,
         layers: Callable[[int], Layers],
-        support: constraints.Constraint,
+        support: constraints.Constraint | Transform,
         standardize: bool,
         base: TractableModel | None = None,
+        invertible: bool = True,
     ) -> None:
+        end = support if isinstance(support, Transform) else None
+        support = support if end is None else end.codomain
         super().__init__(event_shape, context, support)
         if self.event_shape.numel() < 1 or context < 0:
             raise ValueError(
                 f"features, context: expected features >= 1 and context >= 0, got {event_shape}, {context}"
             )
-        ends: list[Transform] = [] if isinstance(support, type(constraints.real)) else [Support(support)]
+        ends: list[Transform] = [] if isinstance(support, type(constraints.real)) else [end or Support(support)]
         latent = Compose(ends).inverse_shape(self.event_shape).numel()
         ends = [Standardize(latent), *ends] if standardize else ends
         learned = Compose(list(layers(latent)))
@@ -59,13 +65,36 @@ class FlowModel(TractableModel):
         if not isinstance(image, type(constraints.real)):
             raise ValueError(f"transforms: expected layers from reals to reals, got {image}; say support=... instead")
         self.transform = Compose([*learned.transforms, *ends])
+        for t in learned.transforms:
+            if invertible and not t.invertible:
+                raise ValueError(f"transforms: {one_way(t)}, or say invertible=False if this flow is a guide")
         self.base = base or StandardNormal(latent)
 
-    def _distribution(self, context: Tensor | None) -> Flow:
+    def _distribution(self, context: Tensor | None) -> Flow | Proposal:
         base = self.base._distribution(None)
         weights = self._random_weights()
         transform = _Realized(self.transform, self._pyro_context, weights) if weights else self.transform
-        return Flow(base, transform, context)
+        flow = Flow(base, transform, context)
+        return flow if transform.invertible else Proposal(flow)
+
+    def tempered(self, temperature: float, context: Tensor | None = None) -> Flow:
+        r"""Returns the flow whose latent is scaled, :math:`z \sim N(0, T^2 I)` where the base is standard normal.
+
+        Samples at T < 1 are more typical and less varied, which is how images of flows are usually shown. It is a
+        distribution like any other, with the exact density of its own samples, though not the one that was fitted.
+
+        Args:
+            temperature: The scale T of the latent.
+            context: The context, with shape ``batch_shape + (context,)``.
+
+        Raises:
+            ValueError: If the temperature is not positive.
+        """
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature: expected a positive number, got {temperature}")
+        p = self(context)
+        scaling = AffineTransform(0.0, float(temperature), event_dim=1)
+        return Flow(self.base._distribution(None), [scaling, p.transforms[0]], None).expand(p.batch_shape)
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the latent z of data x, with shape (*, D): standard normal if the flow fits."""
@@ -111,6 +140,7 @@ class _Realized(Transform):
         super().__init__()
         self.transform, self.pyro_context, self.weights = transform, pyro_context, weights
         self.domain, self.codomain = transform.domain, transform.codomain
+        self.invertible = transform.invertible
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
         with self.pyro_context:
@@ -139,6 +169,11 @@ class NormalizingFlow(FlowModel):
         support: Where the data live.
         standardize: Whether data are standardised by the moments of the training data.
         base: The model of the latent, with as many features; :class:`StandardNormal` when ``None``.
+        invertible: Whether every layer must have an inverse, as it takes to score data. ``False`` makes a guide, whose
+            layers need none (Pyro's planar transform, say): it samples, and scores what it sampled.
+
+    Raises:
+        ValueError: If a layer has no inverse and ``invertible`` is true.
 
     Example:
         >>> from pyro_dgm.transforms import LULinear
@@ -155,5 +190,9 @@ class NormalizingFlow(FlowModel):
         support: constraints.Constraint = constraints.real,
         standardize: bool = True,
         base: TractableModel | None = None,
+        invertible: bool = True,
     ) -> None:
-        super().__init__(features, context, lambda _: [as_transform(t) for t in transforms], support, standardize, base)
+        def layers(_: int) -> Layers:
+            return [as_transform(t) for t in transforms]
+
+        super().__init__(features, context, layers, support, standardize, base, invertible)

@@ -42,6 +42,16 @@ def couplings(
     ]
 
 
+def check_fast(fast: str) -> None:
+    """Refuses a direction that is none.
+
+    Raises:
+        ValueError: With what was expected and what came.
+    """
+    if fast not in ("density", "sampling"):
+        raise ValueError(f'fast: expected "density" (for data) or "sampling" (for guides), got {fast!r}')
+
+
 def autoregressions(
     features: int,
     univariate: Univariate,
@@ -52,6 +62,7 @@ def autoregressions(
     activation: type[nn.Module],
 ) -> list[Transform]:
     """Autoregressive layers whose order is natural and reversed in turn."""
+    check_fast(fast)
     orders = list(range(features)), list(reversed(range(features)))
     layers: list[Transform] = [
         MaskedAutoregressive(features, univariate, orders[k % 2], hidden_features, context, activation)

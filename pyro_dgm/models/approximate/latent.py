@@ -1,0 +1,102 @@
+r"""What models with one latent variable share: three conditionals make the marginal, the program and the guide.
+
+.. math::
+    z \sim p(z | c), \qquad x \sim p(x | z, c), \qquad q(z | x, c) \approx p(z | x, c)
+
+    \log p(x | c) \ge E_{q(z | x, c)} \log p(x | z, c) - \mathrm{KL}\bigl(q(z | x, c) \,\|\, p(z | c)\bigr)
+
+A subclass says which they are.
+"""
+
+import copy
+
+import pyro
+import torch
+from pyro import distributions as dist
+from pyro.nn import pyro_method
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from ...distributions import Marginal, Proposal
+from ..base import ApproximateModel, GenerativeModel
+
+
+class LatentVariableModel(ApproximateModel):
+    """A model with a latent z; subclasses implement ``_prior``, ``decode`` and ``infer``.
+
+    Attributes:
+        num_particles: Draws of z per datum in ``log_prob``.
+        chunk_size: Largest number of pairs (datum, z) scored at once where no gradient is asked for.
+    """
+
+    num_particles: int = 1
+    chunk_size: int = 65_536
+
+    def _prior(self, context: Tensor | None) -> dist.TorchDistribution:
+        """Returns p(z | c), with the batch shape of the context."""
+        raise NotImplementedError(f"{type(self).__name__} lacks _prior")
+
+    def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
+        """Returns p(x | z, c) for z with shape ``(*) + latent shape``."""
+        raise NotImplementedError(f"{type(self).__name__} lacks decode")
+
+    def infer(self, x: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
+        """Returns the approximate posterior q(z | x, c) for x with shape ``(*) + event_shape``."""
+        raise NotImplementedError(f"{type(self).__name__} lacks infer")
+
+    def _distribution(self, context: Tensor | None) -> Marginal:
+        return Marginal(
+            self._prior(context),
+            lambda z: self.decode(z, context),
+            lambda x: self.infer(x, context),
+            self.event_shape,
+            self.support,
+            self.num_particles,
+            self.chunk_size,
+        )
+
+    @pyro_method
+    def model(self, x: Tensor | None = None, context: Tensor | None = None, *, data_size: int | None = None) -> Tensor:
+        """The generative process: sites ``"z"`` and ``"x"`` in a plate ``"data"``; see :meth:`TractableModel.model`."""
+        with self._data_plates(x, context, data_size):
+            z = pyro.sample("z", self._prior(context))
+            return pyro.sample("x", self.decode(z, context), obs=x)
+
+    @pyro_method
+    def guide(self, x: Tensor, context: Tensor | None = None, *, data_size: int | None = None) -> Tensor:
+        """The approximate posterior: site ``"z"`` in the plate ``"data"``."""
+        with self._data_plates(x, context, data_size):
+            q = self.infer(x, context)
+            return pyro.sample("z", Proposal(q) if hasattr(q, "rsample_and_log_prob") else q)
+
+
+def join(value: Tensor, event_dim: int, context: Tensor | None) -> Tensor:
+    """Flattens the event of ``value`` and appends the context: [value, c]."""
+    value = value.flatten(-event_dim) if event_dim else value.unsqueeze(-1)
+    if context is None:
+        return value
+    batch_shape = torch.broadcast_shapes(value.shape[:-1], context.shape[:-1])
+    return torch.cat([t.expand(*batch_shape, t.shape[-1]) for t in (value, context)], -1)
+
+
+def promise(name: str, part: nn.Module, width: int) -> tuple[torch.Size, constraints.Constraint]:
+    """Returns the event shape and support of a part that is to be called with contexts of a width."""
+    if isinstance(part, GenerativeModel):
+        if part.context != width:
+            raise ValueError(f"{name}: expected a model with context={width}, got context={part.context}")
+        return part.event_shape, part.support
+    trial = copy.deepcopy(part).eval()
+    floats = [t for t in (*trial.parameters(), *trial.buffers()) if t.is_floating_point()]
+    like = {"device": floats[0].device, "dtype": floats[0].dtype} if floats else {"device": None}
+    with torch.no_grad():
+        p = trial(torch.zeros(1, width, **like)) if width else trial()
+    if not isinstance(p, Distribution):
+        raise ValueError(
+            f"{name}: expected a module that returns a distribution, got one that returns {type(p).__name__}"
+        )
+    if width and p.batch_shape != (1,):
+        raise ValueError(
+            f"{name}: expected one distribution per context, batch_shape (1,) for context shape {(1, width)}, got "
+            f"{tuple(p.batch_shape)} and event_shape {tuple(p.event_shape)}; does it lack .to_event(1)?"
+        )
+    return p.event_shape, p.support

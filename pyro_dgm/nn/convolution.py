@@ -1,0 +1,104 @@
+r"""Convolutional networks for images, with a context.
+
+.. math::
+    h_1 = W_1 * x + V c + b_1, \qquad \theta = W_n * \sigma(h_{n-1}) + b_n
+
+with :math:`*` a convolution that keeps height and width. The context :math:`c` is a vector: it is added to the first
+hidden layer at every pixel alike. Between the two stands either one pixel-wise layer, or residual blocks
+
+.. math::
+    h \leftarrow h + W'' * \sigma(W' * \sigma(h))
+
+There is no batch normalisation: with it the density of a datum would depend on its batch in training and on running
+averages in evaluation, two different models. Images may have any batch dimensions, and activations are kept in the
+memory format ``channels_last``, in which convolutions need no reordering.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from .mlp import zero_
+
+
+class ConvNet(nn.Module):
+    r"""A network from images to as many numbers per pixel as wanted, which starts at zero.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        hidden_channels: Channels of the hidden layers; 0 for a single convolution.
+        blocks: Number of residual blocks of two 3x3 convolutions (RealNVP: Dinh, Sohl-Dickstein and Bengio, 2016,
+            arXiv:1605.08803); 0 for one 1x1 convolution in their place (Glow: Kingma and Dhariwal, 2018,
+            arXiv:1807.03039).
+        context: Width of the context, 0 for none.
+        activation: Class of the activation.
+
+    Example:
+        >>> f = ConvNet(3, 2, 8, blocks=1, context=5)
+        >>> f(torch.zeros(10, 3, 6, 6), torch.zeros(4, 1, 5)).shape
+        torch.Size([4, 10, 2, 6, 6])
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        hidden_channels: int = 64,
+        blocks: int = 0,
+        context: int = 0,
+        activation: type[nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        if hidden_channels < 0 or blocks < 0:
+            raise ValueError(
+                f"hidden_channels, blocks: expected no negative number, got {hidden_channels} and {blocks}"
+            )
+        width = hidden_channels or out_channels
+        self.first = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.context = nn.Linear(context, width, bias=False) if context else None
+        if not hidden_channels:
+            zero_(self.first)
+            if self.context is not None:
+                nn.init.zeros_(self.context.weight)
+            self.body = nn.Sequential()
+            return
+        middle = [_Residual(width, activation) for _ in range(blocks)]
+        middle = middle or [nn.Sequential(activation(), nn.Conv2d(width, width, 1))]
+        self.body = nn.Sequential(*middle, activation(), zero_(nn.Conv2d(width, out_channels, 3, padding=1)))
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Maps x, shape (*, in_channels, H, W), and the context, shape (*, context), to (*, out_channels, H, W)."""
+        h = over_images(self.first, x)
+        if self.context is not None:
+            h = h + self.context(context)[..., None, None]
+        return over_images(self.body, h)
+
+
+class _Residual(nn.Module):
+    """h + W'' * sigma(W' * sigma(h))."""
+
+    def __init__(self, channels: int, activation: type[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            activation(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+            activation(),
+            nn.Conv2d(channels, channels, 3, padding=1),
+        )
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h + self.layers(h)
+
+
+def over_images(f: nn.Module, x: Tensor) -> Tensor:
+    """Applies to images with any batch dimensions what wants exactly one.
+
+    Args:
+        f: Maps (n, C, H, W) to (n, C', H', W').
+        x: Images, with shape (*, C, H, W).
+    """
+    batch_shape = x.shape[:-3]
+    if len(batch_shape) != 1:
+        x = x.reshape(batch_shape.numel(), *x.shape[-3:])
+    y = f(x.contiguous(memory_format=torch.channels_last))
+    return y if len(batch_shape) == 1 else y.reshape(*batch_shape, *y.shape[1:])

@@ -2,14 +2,14 @@
 
     python examples/flow_as_noise.py
 
-y_i = x_i beta + e_i with skewed, heavy-tailed noise e ~ 0.8 Normal(-0.5, 0.3) + 0.2 Normal(2, 1). In the Pyro program the
-residual is a site whose law is a flow with free weights: SVI learns them together with the posterior of beta. Known
-answers: beta; the density of the noise; and how sure one can be of beta at best, which is the inverse of the Fisher
-information of the true noise times x'x. The same program with Normal noise is consistent too, and much less sure.
+y_i = x_i beta + e_i with skewed noise e ~ 0.8 Normal(-0.5, 0.3) + 0.2 Normal(2, 1). In the Pyro program the residual is
+a site whose law is a flow with free weights: SVI learns them together with the posterior of beta. Known answers: beta,
+within its posterior deviation; the density of the noise, within 0.02 nats, as a flow of about 40 numbers fitted to n
+data costs about 40 / 2n; and the least deviation possible, by the Fisher information of the true noise, within 30 %.
+The same program with Normal noise is consistent too, three times less sure, and far from the density of the noise.
 """
 
 import argparse
-from pathlib import Path
 
 import pyro
 import torch
@@ -73,8 +73,9 @@ def rows(n: int = 2000, steps: int = 800) -> list[Row]:
             table.append((f"{name} noise: beta_{i + 1}", mean[i].item(), BETA[i].item(), sd[i].item()))
         with torch.no_grad():
             gap = NOISE.log_prob(e) - noise().log_prob(e.unsqueeze(-1))
-        table.append((f"{name} noise: KL from the true noise", gap.mean().item(), 0.0, gap.std().item() / len(e) ** 0.5))
-        table.append((f"{name} noise: sd of beta_1, best possible", sd[0].item(), best[0].item(), float("nan")))
+        least = best[0].item()
+        table.append((f"{name} noise: KL from the true noise", gap.mean().item(), 0.0, 0.02))
+        table.append((f"{name} noise: sd of beta_1, least possible", sd[0].item(), least, 0.3 * least))
     return table
 
 
@@ -82,7 +83,6 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=800, help="steps of SVI")
-    parser.add_argument("--out", type=Path, help="not used: there is nothing to draw")
     args = parser.parse_args()
     torch.manual_seed(0)
     print(f"{'':42}{'answer':>10}{'truth':>10}{'error':>10}")

@@ -10,7 +10,6 @@ is exact has rounding as its error; averages over draws have their Monte Carlo e
 
 import argparse
 from itertools import combinations
-from pathlib import Path
 
 import pyro
 import torch
@@ -80,8 +79,12 @@ def rows(particles: int = 200) -> list[Row]:
     trace = poutine.trace(given).get_trace()
     table.append(("nested plates: log joint", trace.log_prob_sum().item(), h.log_joint(z), ROUNDING))
 
-    parts = [poutine.trace(poutine.condition(model, {"z": z[list(j)]})).get_trace(torch.tensor(j)).log_prob_sum() for j in combinations(range(GROUPS), 2)]
-    table.append(("subsampling: mean over all pairs of groups", torch.stack(parts).mean().item(), h.log_joint(z), ROUNDING))
+    parts = []
+    for j in combinations(range(GROUPS), 2):
+        part = poutine.condition(model, {"z": z[list(j)]})
+        parts.append(poutine.trace(part).get_trace(torch.tensor(j)).log_prob_sum())
+    mean = torch.stack(parts).mean().item()
+    table.append(("subsampling: mean over all pairs of groups", mean, h.log_joint(z), ROUNDING))
 
     weights, traces, _ = vectorized_importance_weights(model, guide, num_samples=particles, max_plate_nesting=2)
     draws = traces.nodes["z"]["value"].reshape(particles, GROUPS, 2)
@@ -93,12 +96,12 @@ def rows(particles: int = 200) -> list[Row]:
     table.append(("vectorised ELBO against the loop's mean", -elbo.loss(model, guide), loop.mean().item(), error))
 
     predictive = Predictive(model, num_samples=20 * particles, parallel=True)(predict=True)
-    assert predictive["y"].shape == (20 * particles, SIZE, GROUPS)
     for i in (0, SIZE - 1):
         y, by_hand = predictive["y"][:, i].flatten(), flow().sample((100_000,))
         truth = by_hand[:, 0] + X[i, 0] * by_hand[:, 1]
         error = (y.var() / len(y) + truth.var() / len(truth)).sqrt().item()
-        table.append((f"parallel Predictive: mean of y at x = {X[i, 0].item():+.0f}", y.mean().item(), truth.mean().item(), error))
+        name = f"parallel Predictive: mean of y at x = {X[i, 0].item():+.0f}"
+        table.append((name, y.mean().item(), truth.mean().item(), error))
     return table
 
 
@@ -106,7 +109,6 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--particles", type=int, default=200, help="particles, each also run in a loop")
-    parser.add_argument("--out", type=Path, help="not used: there is nothing to draw")
     torch.manual_seed(0)
     print(f"{'':46}{'answer':>10}{'truth':>10}{'error':>10}")
     for name, answer, truth, error in rows(parser.parse_args().particles):

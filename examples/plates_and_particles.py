@@ -9,7 +9,8 @@ is exact has rounding as its error; averages over draws have their Monte Carlo e
 """
 
 import argparse
-from itertools import combinations
+from itertools import combinations, product
+from typing import NamedTuple
 
 import pyro
 import torch
@@ -26,27 +27,19 @@ GROUPS, SIZE, SIGMA, ROUNDING = 4, 6, 0.5, 2e-4
 X = torch.linspace(-1.0, 1.0, SIZE).unsqueeze(-1)
 
 
-def make() -> MAF:
-    """A flow that has learned something."""
-    flow = MAF(2, transforms=2, hidden_features=(16,)).eval().requires_grad_(False)
-    for p in flow.parameters():
-        p.add_(0.1 * torch.randn_like(p))
-    return flow
-
-
-class Hierarchy:
+class Hierarchy(NamedTuple):
     """The program, its guide, and its log joint density by loops."""
 
-    def __init__(self, flow: MAF, y: Tensor) -> None:
-        self.flow, self.y = flow, y
+    flow: MAF
+    y: Tensor
 
     def model(self, subsample: Tensor | None = None, predict: bool = False) -> None:
         """Measurements nested in groups."""
         with pyro.plate("groups", GROUPS, subsample=subsample) as j:
             z = pyro.sample("z", self.flow())
             with pyro.plate("measurements", SIZE):
-                y = None if predict else self.y[:, j]
-                pyro.sample("y", dist.Normal(z[..., 0] + X * z[..., 1], SIGMA), obs=y)
+                law = dist.Normal(z[..., 0] + X * z[..., 1], SIGMA)
+                pyro.sample("y", law, obs=None if predict else self.y[:, j])
 
     def guide(self, subsample: Tensor | None = None) -> None:
         """Normal group effects."""
@@ -55,53 +48,41 @@ class Hierarchy:
 
     def log_joint(self, z: Tensor) -> float:
         """The log joint density, datum by datum."""
-        total = 0.0
-        for j in range(GROUPS):
-            total += self.flow().log_prob(z[j]).item()
-            for i in range(SIZE):
-                total += dist.Normal(z[j, 0] + X[i, 0] * z[j, 1], SIGMA).log_prob(self.y[i, j]).item()
+        total = sum(self.flow().log_prob(z_j).item() for z_j in z)
+        for i, j in product(range(SIZE), range(GROUPS)):
+            total += dist.Normal(z[j, 0] + X[i, 0] * z[j, 1], SIGMA).log_prob(self.y[i, j]).item()
         return total
-
-    def log_weight(self, z: Tensor) -> float:
-        """The log joint density minus that of the guide."""
-        return self.log_joint(z) - dist.Normal(0.0, 0.7).log_prob(z).sum().item()
 
 
 @torch.no_grad()
 def rows(particles: int = 200) -> list[Row]:
     """One row for each way to run the program."""
-    flow = make()
+    flow = MAF(2, transforms=2, hidden_features=(16,)).eval()
+    for p in flow.parameters():  # a flow that has learned something
+        p.add_(0.1 * torch.randn_like(p))
     z_true = flow().sample((GROUPS,))
     h = Hierarchy(flow, z_true[:, 0] + X * z_true[:, 1] + SIGMA * torch.randn(SIZE, GROUPS))
     model, guide, z = h.model, h.guide, flow().sample((GROUPS,))
-    given, table = poutine.condition(model, {"z": z}), []
-
-    trace = poutine.trace(given).get_trace()
-    table.append(("nested plates: log joint", trace.log_prob_sum().item(), h.log_joint(z), ROUNDING))
-
+    log_joint = poutine.trace(poutine.condition(model, {"z": z})).get_trace().log_prob_sum().item()
+    table = [("nested plates: log joint", log_joint, h.log_joint(z), ROUNDING)]
     parts = []
     for j in combinations(range(GROUPS), 2):
         part = poutine.condition(model, {"z": z[list(j)]})
         parts.append(poutine.trace(part).get_trace(torch.tensor(j)).log_prob_sum())
-    mean = torch.stack(parts).mean().item()
-    table.append(("subsampling: mean over all pairs of groups", mean, h.log_joint(z), ROUNDING))
-
+    table.append(("subsampling: mean over pairs of groups", sum(parts).item() / len(parts), h.log_joint(z), ROUNDING))
     weights, traces, _ = vectorized_importance_weights(model, guide, num_samples=particles, max_plate_nesting=2)
     draws = traces.nodes["z"]["value"].reshape(particles, GROUPS, 2)
-    loop = torch.tensor([h.log_weight(draw) for draw in draws])
+    loop = torch.tensor([h.log_joint(z) - dist.Normal(0.0, 0.7).log_prob(z).sum().item() for z in draws])
     table.append(("vectorised particles: worst against a loop", (weights - loop).abs().max().item(), 0.0, ROUNDING))
-
     elbo = Trace_ELBO(num_particles=10 * particles, vectorize_particles=True, max_plate_nesting=2)
     error = loop.std().item() * (1.1 / particles) ** 0.5
     table.append(("vectorised ELBO against the loop's mean", -elbo.loss(model, guide), loop.mean().item(), error))
-
     predictive = Predictive(model, num_samples=20 * particles, parallel=True)(predict=True)
     for i in (0, SIZE - 1):
         y, by_hand = predictive["y"][:, i].flatten(), flow().sample((100_000,))
         truth = by_hand[:, 0] + X[i, 0] * by_hand[:, 1]
         error = (y.var() / len(y) + truth.var() / len(truth)).sqrt().item()
-        name = f"parallel Predictive: mean of y at x = {X[i, 0].item():+.0f}"
-        table.append((name, y.mean().item(), truth.mean().item(), error))
+        table.append((f"parallel Predictive: mean, x = {X[i, 0]:+.0f}", y.mean().item(), truth.mean().item(), error))
     return table
 
 

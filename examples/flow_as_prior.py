@@ -91,10 +91,10 @@ def rows(epochs: int = 8, samples: int = 400, steps: int = 600) -> list[Row]:
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=8, help="passes over the draws of the first study")
+    parser.add_argument("--samples", type=int, default=400, help="draws of NUTS, after half as many to warm up")
     torch.manual_seed(0)
     print(f"{'':28}{'answer':>10}{'truth':>10}{'error':>10}")
-    for name, answer, truth, error in rows(parser.parse_args().epochs):
+    for name, answer, truth, error in rows(samples=parser.parse_args().samples):
         print(f"{name:28}{answer:10.3f}{truth:10.3f}{error:10.3f}")
 
 

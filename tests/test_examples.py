@@ -13,7 +13,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SMALL = {
     "quickstart.py": ["--epochs", "1"],
     "hierarchical_regression.py": ["--steps", "20"],
-    "flow_as_prior.py": ["--epochs", "1"],
+    "flow_as_prior.py": ["--samples", "10"],
     "flow_as_noise.py": ["--steps", "10"],
     "mixture_of_flows.py": ["--steps", "10"],
     "generative_classifier.py": ["--epochs", "1"],

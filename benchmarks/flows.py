@@ -21,9 +21,9 @@ import argparse
 import functools
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fnmatch import fnmatch
 from itertools import product
 from pathlib import Path
@@ -38,82 +38,17 @@ from pyro_dgm.training.assembly import make_game
 from pyro_dgm.training.compilation import inductor
 from pyro_dgm.training.moves import Direct
 
+from .flows_cells import LOG_PROB, OWN, SAMPLE, TRAIN, AnyForm, Cell, cells
 from .flows_contestants import COMPILED, EAGER, Contestant, Form, parameters
-from .flows_others import ContinuousForm, ImageForm
+from .flows_others import ContinuousForm
 from .report import RESULTS, Row, write
 
 Call = Callable[[], object]
 Seconds = dict[str, list[float]]
 
-LOG_PROB, TRAIN, SAMPLE, OWN = "log_prob", "training step", "sampling", "density of own samples"
 FLOOR = "products"
 LEAST, BUDGET = 0.05, 5.0
 """Seconds that a measurement lasts at least, and that the rounds of a cell last at most."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One kind of work of one flow.
-
-    Attributes:
-        form: The flow.
-        batch: Number of data.
-        work: The work.
-        bars: Whether the bars of vector flows hold for it; else it informs.
-    """
-
-    form: Form | ImageForm | ContinuousForm
-    batch: int
-    work: str
-    bars: bool = True
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        return f"{self.form.label}, batch {self.batch}, {self.work}"
-
-    @property
-    def sequential(self) -> bool:
-        """Whether the work takes D passes."""
-        if not isinstance(self.form, Form):
-            return False
-        costly = (LOG_PROB, TRAIN) if self.form.family == "IAF" else (SAMPLE, OWN)
-        return self.form.autoregressive and self.work in costly
-
-    def bar(self, way: str) -> float | None:
-        """The greatest ratio to the best peer that the eager or the compiled flow may have."""
-        if isinstance(self.form, ImageForm):
-            return 0.8 if self.form.family == "Glow" and self.work == TRAIN else None
-        if isinstance(self.form, ContinuousForm):
-            return 0.1 if self.form.features > 2 and self.work == LOG_PROB else None
-        spline = self.form.family.startswith("NSF")
-        if not self.bars or (self.sequential and (self.form.features < 64 or self.work == OWN)):
-            return None
-        if self.sequential:
-            return 0.15
-        if way == EAGER:
-            return 0.6 if spline else 1.0
-        return 0.35 if spline else 0.8 if self.form.hidden == 64 else 1.0
-
-
-def cells(quick: bool) -> Iterator[Cell]:
-    """All cells, or a few for development."""
-    families = "RealNVP", "MAF", "NSF coupling", "NSF autoregressive"
-    features, hidden, batches = ((16,), (64,), (512,)) if quick else ((2, 16, 64), (64, 256), (512, 4096))
-    for family, d, h, n in product(families, features, hidden, batches):
-        for work in (LOG_PROB, TRAIN, SAMPLE, OWN):
-            cell = Cell(Form(family, d, h), n, work)
-            if not (cell.sequential and work == OWN and d == 64 and n == 4096):  # what sampling costs, once more
-                yield cell
-    glow = ImageForm("Glow", (1, 28, 28), 64, 4, 2), ImageForm("Glow", (3, 32, 32), 64, 4, 3)
-    realnvp = [ImageForm("multi-scale RealNVP", f.event_shape, 32, 2, f.levels) for f in glow]
-    others = [(f, 16) for f in (*glow, *realnvp)] + [(ContinuousForm(2, 64), 512), (ContinuousForm(43, 128), 512)]
-    for (form, n), work in product(others, (LOG_PROB, TRAIN, SAMPLE)):
-        yield Cell(form, n, work)
-    for work in (LOG_PROB, TRAIN):
-        yield Cell(Form("NICE", 16, 64), 512, work, bars=False)
-    for work in (SAMPLE, OWN):
-        yield Cell(Form("IAF", 16, 64), 512, work, bars=False)
 
 
 def training(contestant: Contestant, x: Tensor) -> Call:
@@ -194,6 +129,7 @@ def calls_of(cell: Cell, device: torch.device, notes: list[str], eager: bool) ->
     torch.manual_seed(0)
     x = torch.randn(cell.batch, *cell.form.event_shape, device=device)
     makers = moved(cell.form.contestants(), device)
+    require_densities(cell, makers, x[:8])
     note(cell.form, makers, notes)
     if cell.sequential:
         makers = without_slow(makers, cell, x)
@@ -204,6 +140,19 @@ def calls_of(cell: Cell, device: torch.device, notes: list[str], eager: bool) ->
         calls = {EAGER: calls.pop(EAGER), COMPILED: call_of(contestant, cell, x, compiled=True), **calls}
     floor = cell.form.floor(x, cell.work == TRAIN)
     return calls if floor is None else {**calls, FLOOR: floor}
+
+
+def require_densities(cell: Cell, contestants: dict[str, Contestant], x: Tensor) -> None:
+    """Refuses densities that are not finite, and continuous flows, which share their field, that differ.
+
+    Raises:
+        RuntimeError: If there is one.
+    """
+    with torch.no_grad():
+        scores = {name: contestant.log_prob(x) for name, contestant in contestants.items()}
+    for name, score in scores.items():
+        same = isinstance(cell.form, ContinuousForm)
+        require_close(score, scores[EAGER] if same else score, f"{cell.name}: {name}")
 
 
 def moved(contestants: dict[str, Contestant], device: torch.device) -> dict[str, Contestant]:
@@ -224,7 +173,7 @@ def without_slow(contestants: dict[str, Contestant], cell: Cell, x: Tensor) -> d
     return {name: c for name, c in contestants.items() if name in kept}
 
 
-def note(form: Form | ImageForm | ContinuousForm, contestants: dict[str, Contestant], notes: list[str]) -> None:
+def note(form: AnyForm, contestants: dict[str, Contestant], notes: list[str]) -> None:
     """Notes the numbers of parameters, once per form."""
     start = f"{form.label}: parameters "
     if any(line.startswith(start) for line in notes):
@@ -309,7 +258,11 @@ def rows_of(cell: Cell, seconds: Seconds) -> list[Row]:
 def show(cell: Cell, seconds: Seconds, rows: list[Row]) -> None:
     """Prints a line about a cell."""
     times = "  ".join(f"{name} {1e6 * median(values):.0f}" for name, values in seconds.items())
-    marks = [f"{r.name.split(': ')[-1]} {r.figure:.3f}" + (" MISS" if r.holds is False else "") for r in rows[:4]]
+    marks = [
+        f"{r.name.split(': ')[-1]} {r.figure:.3f}" + (" MISS" if r.holds is False else "")
+        for r in rows
+        if r.unit == "ratio"
+    ]
     print(f"{cell.name}\n    us: {times}\n    " + "; ".join(marks), flush=True)
 
 

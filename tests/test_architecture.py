@@ -21,7 +21,7 @@ LEVELS = {
     "distributions": 2,
     "models.base": 3, "models.parametric": 3.5, "models.mixture": 3.5,
     "models.tractable": 4, "models.approximate": 4, "models.implicit": 4, "models": 4.5,
-    "objectives": 5, "mcmc": 5,
+    "objectives": 5, "mcmc": 5, "guides": 5,
     "training": 6, "evaluation": 6, "io": 6,
     "tasks": 7,
     "": 8,
@@ -176,7 +176,7 @@ def test_every_public_model_is_in_the_readme():
         assert re.search(rf"`{name}`", readme), f"{name} has no row in the README's table"
 
 
-@pytest.mark.parametrize("package", ["nn", "transforms", "distributions", "models", "objectives", "training",
+@pytest.mark.parametrize("package", ["nn", "transforms", "distributions", "models", "objectives", "guides", "training",
                                      "evaluation", "plots", "datasets"])  # fmt: skip
 def test_all_is_complete_and_documented(package):
     module = importlib.import_module(f"pyro_dgm.{package}")
@@ -190,7 +190,7 @@ def test_all_is_complete_and_documented(package):
 def test_classes_are_abstract_or_final():
     """No class of ours inherits from a class of ours that users construct."""
     abstract = {"Transform", "Univariate", "GenerativeModel", "TractableModel", "ApproximateModel", "ImplicitModel",
-                "FlowModel", "LatentVariableModel", "Objective", "AdversarialLoss", "Configured", "Move",
+                "FlowModel", "LatentVariableModel", "FlowGuide", "Objective", "AdversarialLoss", "Configured", "Move",
                 "Numerical"}  # fmt: skip
     defined, bases = set(), []
     for path in FILES:

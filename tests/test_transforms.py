@@ -228,6 +228,42 @@ def test_autoregressive_jacobian_is_strictly_ordered_and_full():
                 assert (theta[i, j] != 0) == (order[j] < order[i])
 
 
+def by_passes(transform, y, context):
+    """The inverse of an autoregressive transform by its definition: a pass of the whole network per feature."""
+    x = torch.zeros_like(y)
+    for i in transform.order.argsort():
+        candidate, ladj = transform.univariate.inverse_and_ladj(y, transform._theta(x, context))
+        x = torch.where(torch.arange(y.shape[-1]) == i, candidate, x)
+    return x, ladj.sum(-1)
+
+
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("context", [0, C])
+@pytest.mark.parametrize("hidden", [(), (9,), (8, 13)])
+def test_inverse_that_computes_units_once_is_that_of_whole_passes(hidden, context, gradients):
+    for univariate, order in ((t.Affine(), [2, 0, 3, 1]), (t.Spline(5), None)):
+        transform = perturb(t.MaskedAutoregressive(4, univariate, order, hidden, context)).double()
+        y = torch.randn(3, 5, 4, dtype=torch.float64, requires_grad=True)
+        c = torch.randn(3, 5, context, dtype=torch.float64) if context else None
+        with torch.set_grad_enabled(gradients):
+            found, expected = transform.inverse_and_ladj(y, c), by_passes(transform, y, c)
+        for a, b in zip(found, expected, strict=True):
+            torch.testing.assert_close(a, b, atol=1e-10, rtol=1e-10)
+        if gradients:
+            leaves = [y, *transform.parameters()]
+            a, b = (
+                torch.autograd.grad(x.sin().sum() + ladj.sum(), leaves, allow_unused=True)
+                for x, ladj in (found, expected)
+            )
+            for g, h, leaf in zip(a, b, leaves, strict=True):
+                torch.testing.assert_close(
+                    torch.zeros_like(leaf) if g is None else g, torch.zeros_like(leaf) if h is None else h
+                )
+        if context:
+            broadcast = transform.inverse_and_ladj(y[:, :1], c)[0]
+            torch.testing.assert_close(broadcast, by_passes(transform, y[:, :1].expand(3, 5, 4), c)[0])
+
+
 def test_first_feature_depends_on_context_nonlinearly():
     transform = perturb(t.MaskedAutoregressive(3, None, None, (8,), 1), 1.0).double()
     c = torch.tensor([[-1.0], [0.0], [1.0]], dtype=torch.float64)

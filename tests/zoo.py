@@ -76,8 +76,8 @@ MODELS: dict[str, ModelRow] = {
     "IAF": ModelRow(lambda c: m.IAF(D, c, **SMALL)),
     "NSF": ModelRow(lambda c: m.NSF(D, c, bins=4, **SMALL)),
     "NSF-autoregressive": ModelRow(lambda c: m.NSF(D, c, autoregressive=True, bins=4, activation=nn.SiLU, **SMALL)),
-    "FFJORD": ModelRow(lambda c: m.FFJORD(D, c, hidden_features=(8, 6), solver="rk4", steps=8)),
-    "FFJORD-dopri5": ModelRow(lambda c: m.FFJORD(D, c, hidden_features=(8,), rtol=1e-10, atol=1e-10), atol=1e-4),
+    "FFJORD": ModelRow(lambda c: m.FFJORD(D, c, hidden_features=(5, 4), activation=nn.Softplus, solver="rk4", steps=4)),
+    "FFJORD-dopri5": ModelRow(lambda c: m.FFJORD(D, c, hidden_features=(6,), rtol=1e-9, atol=1e-9), atol=1e-4),
     "NormalizingFlow": ModelRow(
         lambda c: m.NormalizingFlow(D, [t.LULinear(D, c), t.Coupling([1, 0, 1], t.Spline(4), (8,), c)], c)
     ),
@@ -174,11 +174,11 @@ TRANSFORMS: dict[str, TransformRow] = {
     "MaskedAutoregressive-Spline": TransformRow(lambda c: t.MaskedAutoregressive(4, t.Spline(5), None, (8,), c)),
     "MaskedAutoregressive-1": TransformRow(lambda c: t.MaskedAutoregressive(1, t.Spline(5), None, (8,), c), (1,)),
     "MaskedAutoregressive-linear": TransformRow(lambda c: t.MaskedAutoregressive(4, None, None, (), c)),
-    "Continuous": TransformRow(lambda c: t.Continuous(4, (8, 6), c, solver="rk4", steps=32)),
+    "Continuous": TransformRow(lambda c: t.Continuous(4, (8, 6), c, solver="rk4", steps=16)),
     "Continuous-dopri8": TransformRow(
         lambda c: t.Continuous(4, (6, 5, 4), c, nn.Softplus, solver="dopri8", rtol=1e-10, atol=1e-10)
     ),
-    "Continuous-field": TransformRow(lambda c: t.Continuous(4, field=TwoLayers(4, c), solver="rk4", steps=32)),
+    "Continuous-field": TransformRow(lambda c: t.Continuous(4, field=TwoLayers(4, c), solver="rk4", steps=16)),
     "MaskedAutoregressive-DeepSigmoidal": TransformRow(
         lambda c: t.MaskedAutoregressive(4, t.DeepSigmoidal(3, layers=2), None, (8,), c)
     ),

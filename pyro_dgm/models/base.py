@@ -39,6 +39,13 @@ if TYPE_CHECKING:
 _instances: defaultdict[str, Iterator[int]] = defaultdict(itertools.count)
 
 
+def unique_name(cls: type) -> str:
+    """Returns a name for a new instance; Pyro's parameter store is keyed by name, and no two may share theirs."""
+    name = cls.__name__
+    number = next(_instances[name])
+    return f"{name}_{number}" if number else name
+
+
 class GenerativeModel(Configured, PyroModule):
     """What all generative models share; inherit from one of the three promises below instead.
 
@@ -57,10 +64,7 @@ class GenerativeModel(Configured, PyroModule):
         context: int = 0,
         support: constraints.Constraint = constraints.real,
     ) -> None:
-        # Pyro's parameter store is keyed by name; two models must not share theirs.
-        name = type(self).__name__
-        number = next(_instances[name])
-        super().__init__(f"{name}_{number}" if number else name)
+        super().__init__(unique_name(type(self)))
         self.event_shape = torch.Size([int(event_shape)] if isinstance(event_shape, Integral) else event_shape)
         self.context = context
         extra = len(self.event_shape) - support.event_dim

@@ -6,7 +6,8 @@ A field :math:`f(x, t, c)` moves points by :math:`dx/dt = f`. A volume that move
 .. math::
     \text{divergence:}\; (f, \mathrm{tr}\, J), \qquad \text{push:}\; (f, J v)
 
-Both are exact and take one pass. Hutchinson's estimators need a push only: with independent entries of mean 0 and
+Both are exact and take one pass, and ``field.at(context)``, which offers them as functions of x and t, computes once
+what does not change along a path. Hutchinson's estimators need a push only: with independent entries of mean 0 and
 variance 1 in :math:`v`, :math:`E[v^\top J v] = \mathrm{tr}\, J` and :math:`E|J v|^2 = |J|_F^2`.
 
 For a perceptron with weights :math:`W_l` and slopes :math:`s_l = \sigma'(h_l)` the Jacobian is a product,
@@ -51,7 +52,7 @@ class MLPField(nn.Module):
         ValueError: If the activation has kinks, or no closed form here; if there is no hidden layer.
 
     Example:
-        >>> f, trace = MLPField(3).divergence(torch.zeros(5, 3), torch.zeros(()))
+        >>> f, trace = MLPField(3).at(None).divergence(torch.zeros(5, 3), torch.zeros(()))
         >>> f.shape, trace.shape
         (torch.Size([5, 3]), torch.Size([5]))
     """
@@ -74,57 +75,63 @@ class MLPField(nn.Module):
             raise ValueError("hidden_features: expected at least one hidden layer, since time enters there, got none")
         self.network = MLP(features, features, hidden_features, 1 + context, activation, zero=True)
 
-    def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
-        """Returns f(x, t, c), with the broadcast shape of x and the context."""
-        h = self._first(x, t, context)
-        for layer in self.network.layers[1:]:
-            h = layer(self.network.activation(h))
-        return h
-
-    def push(self, v: Tensor, x: Tensor, t: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Returns f(x, t, c) and J v."""
-        h, v = self._first(x, t, context), F.linear(v, self.network.layers[0].weight)
-        for layer in self.network.layers[1:]:
-            a, slope = self._activate(h)
-            h, v = layer(a), F.linear(slope * v, layer.weight)
-        return h, v
-
-    def divergence(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Returns f(x, t, c) and the trace of J."""
-        h, slopes = self._first(x, t, context), []
-        for layer in self.network.layers[1:]:
-            a, slope = self._activate(h)
-            slopes.append(slope)
-            h = layer(a)
-        return h, trace_of_product([layer.weight for layer in self.network.layers], slopes)
-
-    def _first(self, x: Tensor, t: Tensor, context: Tensor | None) -> Tensor:
-        weight = self.network.context.weight
-        h = self.network.layers[0](x) + weight[:, 0] * t
-        return h if context is None else h + F.linear(context, weight[:, 1:])
-
-    def _activate(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        sigma = self.network.activation
-        a = sigma(h)
-        return a, _SLOPES[type(sigma)](h, a)
+    def at(self, context: Tensor | None = None) -> "Perceptron":
+        """Returns the field at a context with shape (*, context)."""
+        return Perceptron(self.network, context)
 
 
-def trace_of_product(weights: Sequence[Tensor], slopes: Sequence[Tensor]) -> Tensor:
-    r"""Returns :math:`\mathrm{tr}(W_L\, \mathrm{diag}(s_{L-1})\, W_{L-1} \cdots \mathrm{diag}(s_1)\, W_1)`.
+class Perceptron:
+    r"""A perceptron as a field at one context, made by :meth:`MLPField.at`.
 
     Args:
-        weights: :math:`W_1, \dots, W_L`, at least two.
-        slopes: :math:`s_1, \dots, s_{L-1}`, with shape (*, width).
+        network: The perceptron, whose context is time and :math:`c`.
+        context: The context :math:`c`.
     """
-    first, *middle, last = weights
-    if not middle:
-        return slopes[0] @ (first * last.T).sum(-1)
-    if len(middle) == 1:
-        return (slopes[1] * F.linear(slopes[0], middle[0] * (first @ last).T)).sum(-1)
-    rows = first.T  # row d is what the layers so far make of the d-th unit vector
-    for weight, slope in zip(middle, slopes[:-1], strict=True):
-        rows = F.linear(slope.unsqueeze(-2) * rows, weight)
-    return (rows * slopes[-1].unsqueeze(-2) * last).sum((-2, -1))
+
+    def __init__(self, network: MLP, context: Tensor | None) -> None:
+        first, *self.layers = network.layers
+        by_time = network.context.weight
+        self.sigma, self.rate, self.weight = network.activation, by_time[:, 0], first.weight
+        self.slope = next(slope for kind, slope in _SLOPES.items() if isinstance(self.sigma, kind))
+        self.offset = first.bias if context is None else F.linear(context, by_time[:, 1:], first.bias)
+        last = self.layers[-1].weight
+        if len(self.layers) == 1:
+            self.kernel = (self.weight * last.T).sum(-1)
+        elif len(self.layers) == 2:
+            self.kernel = self.layers[0].weight * (self.weight @ last).T
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Returns f(x, t)."""
+        return self._run(x, t)[0]
+
+    def push(self, v: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns f(x, t) and J v."""
+        f, slopes = self._run(x, t)
+        v = F.linear(v, self.weight)
+        for layer, slope in zip(self.layers, slopes, strict=True):
+            v = F.linear(slope * v, layer.weight)
+        return f, v
+
+    def divergence(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns f(x, t) and the trace of J."""
+        f, slopes = self._run(x, t)
+        if len(slopes) == 1:
+            return f, slopes[0] @ self.kernel
+        if len(slopes) == 2:
+            return f, (slopes[1] * F.linear(slopes[0], self.kernel)).sum(-1)
+        rows = self.weight.T  # row d is what the layers so far make of the d-th unit vector
+        for layer, slope in zip(self.layers[:-1], slopes[:-1], strict=True):
+            rows = F.linear(slope.unsqueeze(-2) * rows, layer.weight)
+        return f, (rows * slopes[-1].unsqueeze(-2) * self.layers[-1].weight).sum((-2, -1))
+
+    def _run(self, x: Tensor, t: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Returns f(x, t) and the slopes of the hidden layers."""
+        h, slopes = F.linear(x, self.weight) + (self.offset + t * self.rate), []
+        for layer in self.layers:
+            a = self.sigma(h)
+            slopes.append(self.slope(h, a))
+            h = layer(a)
+        return h, slopes
 
 
 class AutogradField(nn.Module):
@@ -138,7 +145,7 @@ class AutogradField(nn.Module):
         >>> class Decay(nn.Module):
         ...     def forward(self, x, t, context=None):
         ...         return -x
-        >>> AutogradField(Decay()).divergence(torch.zeros(5, 3), torch.zeros(()))[1]
+        >>> AutogradField(Decay()).at(None).divergence(torch.zeros(5, 3), torch.zeros(()))[1]
         tensor([-3., -3., -3., -3., -3.])
     """
 
@@ -146,16 +153,31 @@ class AutogradField(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> Tensor:
-        """Returns f(x, t, c)."""
-        return self.network(x, t, context)
+    def at(self, context: Tensor | None = None) -> "Differentiated":
+        """Returns the field at a context with shape (*, context)."""
+        return Differentiated(lambda x, t: self.network(x, t, context))
 
-    def push(self, v: Tensor, x: Tensor, t: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Returns f(x, t, c) and J v."""
-        return torch.func.jvp(lambda x: self.network(x, t, context), (x,), (v,))
 
-    def divergence(self, x: Tensor, t: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Returns f(x, t, c) and the trace of J."""
+class Differentiated:
+    """A function f(x, t) as a field, made by :meth:`AutogradField.at`.
+
+    Args:
+        function: Maps x with shape (*, D) and a scalar t to (*, D).
+    """
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.function = function
+
+    def __call__(self, x: Tensor, t: Tensor) -> Tensor:
+        """Returns f(x, t)."""
+        return self.function(x, t)
+
+    def push(self, v: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns f(x, t) and J v."""
+        return torch.func.jvp(lambda x: self.function(x, t), (x,), (v,))
+
+    def divergence(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns f(x, t) and the trace of J."""
         basis = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-        f, columns = torch.func.vmap(lambda e: self.push(e.expand_as(x), x, t, context), out_dims=(None, 0))(basis)
+        f, columns = torch.func.vmap(lambda e: self.push(e.expand_as(x), x, t), out_dims=(None, 0))(basis)
         return f, columns.diagonal(dim1=0, dim2=-1).sum(-1)

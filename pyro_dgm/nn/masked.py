@@ -11,6 +11,10 @@ so output :math:`d` sees exactly :math:`x_{<d}`. Degrees of the hidden units cyc
 context they cycle through 0..D-1, a unit of degree 0 seeing the context alone, and the first
 output is a non-linear function of the context too. (Germain, Gregor, Murray and Larochelle,
 MADE: Masked Autoencoder for Distribution Estimation, 2015, arXiv:1502.03509.)
+
+Units are sorted by degree. What an output may see is then a prefix of every layer, and where inputs become known one
+after another, as in the inverse of a transform, all outputs cost one pass in all (:class:`Walk`): a hidden unit is
+computed when the last input it sees is known, and never again.
 """
 
 from collections.abc import Sequence
@@ -84,7 +88,7 @@ class MaskedMLP(nn.Module):
         inputs = torch.tensor(order) + 1
         degrees = [inputs]
         for width in hidden_features:
-            degrees.append(torch.arange(width) % max(features - lowest, 1) + lowest)
+            degrees.append((torch.arange(width) % max(features - lowest, 1) + lowest).sort().values)
         masks = [m[:, None] >= n for n, m in pairwise(degrees)]
         masks.append((inputs[:, None] > degrees[-1]).repeat_interleave(out_per_feature, 0))
         self.layers = nn.ModuleList(MaskedLinear(mask) for mask in masks)
@@ -93,7 +97,18 @@ class MaskedMLP(nn.Module):
         if self.context is not None and len(masks) == 1:
             nn.init.zeros_(self.context.weight)
         self.activation = activation()
-        self.features = features
+        self.features, self.out_per_feature = features, out_per_feature
+        self.sequence = sorted(range(features), key=order.__getitem__)
+        self.ends = [[sum(m <= d for m in layer.tolist()) for d in range(features)] for layer in degrees[1:]]
+
+    def walk(self, context: Tensor | None, size: int) -> "Walk":
+        """Returns the walk through the inputs, in their order, of ``size`` data.
+
+        Args:
+            context: The context, with shape (size, context) or (1, context).
+            size: Number of data.
+        """
+        return Walk(self, context, size)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Maps ``x`` with shape (*, D) and ``context`` with shape (*, context) to (*, D, out_per_feature)."""
@@ -104,3 +119,73 @@ class MaskedMLP(nn.Module):
         for layer in others:
             h = layer(self.activation(h))
         return h.unflatten(-1, (self.features, -1))
+
+
+class Walk:
+    """The outputs of a masked MLP, one input after another becoming known; made by :meth:`MaskedMLP.walk`.
+
+    Data are the last dimension here, so that a prefix of units is a contiguous piece of memory.
+
+    Args:
+        network: The network.
+        context: The context, with shape (n, context) or (1, context).
+        size: Number n of data.
+    """
+
+    def __init__(self, network: MaskedMLP, context: Tensor | None, size: int) -> None:
+        self.network, self.degree = network, 0
+        first, *others = network.layers
+        like, self.sequence = first.weight, network.sequence
+        offset = first.bias[:, None]
+        if network.context is not None:
+            offset = offset + network.context(context).mT
+        weights = [first.weight[:, self.sequence], *(layer.weight for layer in others)]
+        self.layers = list(zip(weights, [offset, *(layer.bias[:, None] for layer in others)], strict=True))
+        widths = [network.features, *(len(weight) for weight in weights[:-1])]
+        self.known = [Prefix(like, width, size) for width in widths]
+
+    def output(self) -> Tensor:
+        """Returns the numbers given for the next input in the order, with shape (n, out_per_feature)."""
+        sigma, size = self.network.activation, self.network.out_per_feature
+        for layer, known, units, ends in zip(self.layers, self.known, self.known[1:], self.network.ends, strict=False):
+            start, end = ends[self.degree - 1] if self.degree else 0, ends[self.degree]
+            if end > start:
+                units.append(sigma(_rows(layer, slice(start, end), known.value)))
+        rows = self.sequence[self.degree] * size
+        return _rows(self.layers[-1], slice(rows, rows + size), self.known[-1].value).mT
+
+    def see(self, x: Tensor) -> None:
+        """Makes the next input known, with shape (n,)."""
+        self.known[0].append(x[None])
+        self.degree += 1
+
+
+class Prefix:
+    """Rows that become known from the first on: written into place, or joined anew where gradients are recorded.
+
+    Args:
+        like: A tensor of their dtype and device.
+        rows: Number of rows in the end.
+        size: Number of columns.
+    """
+
+    def __init__(self, like: Tensor, rows: int, size: int) -> None:
+        self.all = None if torch.is_grad_enabled() else like.new_empty(rows, size)
+        self.value = like.new_empty(0, size)
+
+    def append(self, block: Tensor) -> None:
+        """Adds rows."""
+        if self.all is None:
+            self.value = torch.cat([self.value, block.expand(-1, self.value.shape[1])])
+            return
+        start = len(self.value)
+        self.all[start : start + len(block)] = block
+        self.value = self.all[: start + len(block)]
+
+
+def _rows(layer: tuple[Tensor, Tensor], rows: slice, known: Tensor) -> Tensor:
+    """Some rows of a layer, which see all that is known of the layer before."""
+    weight, offset = layer
+    if not len(known):
+        return offset[rows].expand(-1, known.shape[1])
+    return torch.addmm(offset[rows], weight[rows, : len(known)], known)

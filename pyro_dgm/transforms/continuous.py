@@ -143,19 +143,26 @@ class Continuous(Transform):
         kinetic, jacobian = penalised and self.kinetic > 0, penalised and self.jacobian > 0
         estimated = self.training and self.trace == "hutchinson"
         v = self._draw(x) if estimated or jacobian else None
+        with without_autocast(x):
+            field = (
+                None if self.adjoint else self.field.at(context)
+            )  # the adjoint asks for gradients of each evaluation
 
         def derivative(t: Tensor, state: Tensor) -> Tensor:
             with without_autocast(state):
-                x = state[..., : self.features]
-                pushed = None if v is None else self.field.push(v, x, t, context)
-                f, trace = (pushed[0], (v * pushed[1]).sum(-1)) if estimated else self.field.divergence(x, t, context)
-                rates = [trace.expand(f.shape[:-1])]
+                x, at = state[..., : self.features], field or self.field.at(context)
+                f, pushed = (None, None) if v is None else at.push(v, x, t)
+                if estimated:
+                    trace = (v * pushed).sum(-1)
+                else:
+                    f, trace = at.divergence(x, t)
+                rates = [trace]
                 rates += [f.square().sum(-1)] if kinetic else []
-                rates += [pushed[1].square().sum(-1)] if jacobian else []
+                rates += [pushed.square().sum(-1)] if jacobian else []
                 return torch.cat([f, torch.stack(rates, -1)], -1)
 
         extra = 1 + kinetic + jacobian
-        state = torch.cat([x, x.new_zeros(()).expand(*x.shape[:-1], extra)], -1)
+        state = torch.cat([x, x.new_zeros(*x.shape[:-1], extra)], -1)
         state = self._solve(derivative, state, t0, t1, context)
         x, ladj, *integrals = state.split([self.features, *[1] * extra], -1)
         for weight, integral in zip([self.kinetic] * kinetic + [self.jacobian] * jacobian, integrals, strict=True):

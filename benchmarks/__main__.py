@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-NAMES = ("training", "compilation", "uci", "flows")
+NAMES = ("training", "compilation", "uci", "flows", "sbi")
 
 if __name__ == "__main__":
     for name in NAMES:

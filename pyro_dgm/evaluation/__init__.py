@@ -3,6 +3,7 @@
 - With a density: `log_likelihood` of each datum, `held_out` mean with its error, `bits_per_dim`, and
   `compare` for a table of several models on the same data.
 - With samples only, or for the sampler of any model: `c2st`, `mmd` and `mmd_test`.
+- For an amortised posterior, on simulations: `sbc_ranks` and `expected_coverage`, tested by `rank_test`.
 - For the plots and the file format of ArviZ, 0.x or 1.x: `to_arviz`.
 
 Log-likelihoods are in nats unless a name says bits. Nothing here changes a model or, unless it must sample, a
@@ -10,6 +11,7 @@ random generator.
 """
 
 from .arviz_export import to_arviz
+from .calibration import Coverage, expected_coverage, rank_test, sbc_ranks
 from .comparison import Comparison, Score, compare
 from .likelihood import HeldOut, bits_per_dim, held_out, log_likelihood
 from .two_sample import C2ST, c2st, mmd, mmd_test
@@ -17,14 +19,18 @@ from .two_sample import C2ST, c2st, mmd, mmd_test
 __all__ = [
     "C2ST",
     "Comparison",
+    "Coverage",
     "HeldOut",
     "Score",
     "bits_per_dim",
     "c2st",
     "compare",
+    "expected_coverage",
     "held_out",
     "log_likelihood",
     "mmd",
     "mmd_test",
+    "rank_test",
+    "sbc_ranks",
     "to_arviz",
 ]

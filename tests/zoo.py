@@ -90,9 +90,9 @@ MODELS: dict[str, ModelRow] = {
         storable=False,
     ),
     "MultiscaleRealNVP": ModelRow(
-        lambda c: m.MultiscaleRealNVP((1, 4, 4), c, levels=2, transforms=1, hidden_channels=4, blocks=1)
+        lambda c: m.MultiscaleRealNVP((1, 4, 4), c, levels=2, transforms=1, hidden_channels=2, blocks=0)
     ),
-    "Glow": ModelRow(lambda c: m.Glow((2, 4, 4), c, levels=2, transforms=1, hidden_channels=4)),
+    "Glow": ModelRow(lambda c: m.Glow((2, 4, 4), c, levels=2, transforms=1, hidden_channels=2)),
     "StandardNormal": ModelRow(lambda c: m.StandardNormal((D,)), conditional=False),
     "DiagonalNormal": ModelRow(lambda c: m.DiagonalNormal((1, D), c, (8,))),
     "DiagonalNormal-shared": ModelRow(lambda c: m.DiagonalNormal(D, c, (8,), shared_scale=True)),

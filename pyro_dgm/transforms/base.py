@@ -37,10 +37,12 @@ class Transform(Configured, TransformModule):
 
     Attributes:
         invertible: Whether ``inverse_and_ladj`` is implemented. Without it a flow scores only what it sampled.
+        applicable: Whether ``forward_and_ladj`` is implemented, which the inverse of one without an inverse lacks.
     """
 
     bijective = True
     invertible: bool = True
+    applicable: bool = True
     domain: constraints.Constraint = constraints.real_vector
     codomain: constraints.Constraint = constraints.real_vector
 
@@ -164,6 +166,7 @@ class Inverse(Transform):
         super().__init__()
         self.transform = transform
         self.domain, self.codomain = transform.codomain, transform.domain
+        self.invertible, self.applicable = transform.applicable, transform.invertible
 
     @property
     def inv(self) -> Transform:

@@ -69,7 +69,8 @@ class BlockAutoregressive(Transform):
         features: Number of features D.
         hidden_factors: Hidden units per feature a of every hidden layer.
         context: Width of the context, 0 for none.
-        min_slope: The least value of a gate :math:`\alpha`, and so of every :math:`\partial y_i / \partial x_i`.
+        min_slope: The least value of a gate :math:`\alpha`, and so of every :math:`\partial y_i / \partial x_i`;
+            also the least of :math:`1 - \alpha`, whose logarithm is taken.
 
     Raises:
         ValueError: If there is no hidden layer, or an empty one.
@@ -93,7 +94,7 @@ class BlockAutoregressive(Transform):
         """Returns the gates, the weights of every layer, and the offsets b + V c of every layer."""
         check_width("BlockAutoregressive", x, self.features)
         context = None if context is None else leave_autocast(context)
-        alpha = self.min_slope + (1 - self.min_slope) * at_least_float32(self.gate).sigmoid()
+        alpha = self.min_slope + (1 - 2 * self.min_slope) * at_least_float32(self.gate).sigmoid()
         return alpha, [layer.weights() for layer in self.layers], [layer.offset(context) for layer in self.layers]
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:

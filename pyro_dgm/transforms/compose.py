@@ -20,7 +20,7 @@ from torch.distributions import Transform as TorchTransform
 from torch.distributions.transforms import _InverseTransform
 
 from ..nn import leave_autocast, without_autocast
-from .base import Pass, Transform, sum_ladj
+from .base import Inverse, Pass, Transform, sum_ladj
 
 _ONE_WAY = (
     pyro_transforms.Planar,
@@ -102,11 +102,18 @@ class Foreign(Transform):
 
 def one_way(transform: Transform) -> str:
     """Says of a transform without an inverse what it cannot do, and what can."""
-    name = type(transform.transform if isinstance(transform, Foreign) else transform).__name__
+    name = type(_culprit(transform)).__name__
     return (
         f"{name} has no inverse, so it scores only what it sampled itself, as a guide does, and no data: take the "
         "transforms of pyro_dgm (Planar, Radial, Sylvester, BlockAutoregressive, MaskedAutoregressive), which have one"
     )
+
+
+def _culprit(transform: Any) -> Any:
+    """Returns the innermost part of a transform to which the lack of an inverse is due."""
+    if isinstance(transform, Compose):
+        return _culprit(next((t for t in transform.transforms if not (t.invertible and t.applicable)), None))
+    return _culprit(transform.transform) if isinstance(transform, Foreign | Inverse) else transform
 
 
 def _forget(result: Any, *transforms: Any) -> Any:
@@ -160,6 +167,7 @@ class Compose(Transform):
         parts = ComposeTransform(list(self.transforms))
         self.domain, self.codomain = parts.domain, parts.codomain
         self.invertible = all(t.invertible for t in self.transforms)
+        self.applicable = all(t.applicable for t in self.transforms)
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Applies the parts, first to last."""

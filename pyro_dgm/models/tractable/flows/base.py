@@ -66,6 +66,8 @@ class FlowModel(TractableModel):
             raise ValueError(f"transforms: expected layers from reals to reals, got {image}; say support=... instead")
         self.transform = Compose([*learned.transforms, *ends])
         for t in learned.transforms:
+            if not t.applicable:
+                raise ValueError(f"transforms: the inverse of a layer cannot be sampled from, since {one_way(t)}")
             if invertible and not t.invertible:
                 raise ValueError(f"transforms: {one_way(t)}, or say invertible=False if this flow is a guide")
         self.base = base or StandardNormal(latent)
@@ -173,7 +175,7 @@ class NormalizingFlow(FlowModel):
             layers need none (Pyro's planar transform, say): it samples, and scores what it sampled.
 
     Raises:
-        ValueError: If a layer has no inverse and ``invertible`` is true.
+        ValueError: If a layer has no inverse and ``invertible`` is true, or is the inverse of one that has none.
 
     Example:
         >>> from pyro_dgm.transforms import LULinear

@@ -4,12 +4,12 @@ A simulator draws x from p(x | theta) and has no density that one could evaluate
 data at once, from simulated pairs,
 
 .. math::
-    \min_\phi\; -\frac{1}{n} \sum_i \log q_\phi(\theta_i | x_i), \qquad \theta_i \sim p(\theta),\; x_i \sim p(x | \theta_i)
+    \min_\phi -\frac{1}{n} \sum_i \log q_\phi(\theta_i | x_i), \quad \theta_i \sim p(\theta),\; x_i \sim p(x | \theta_i)
 
 (neural posterior estimation; Papamakarios and Murray, 2016, arXiv:1605.06376), and is asked for the posterior of ten
 observations it has never seen. The tasks, the observations and 10,000 samples of each reference posterior are those of
-Lueckmann, Boelts, Greenberg, Goncalves and Macke, Benchmarking Simulation-Based Inference, 2021, arXiv:2101.04653; so is
-the score, C2ST of 10,000 samples against the reference, where 0.5 is perfect. Its NPE scored 0.725 and 0.606 on two
+Lueckmann, Boelts, Greenberg, Goncalves and Macke, Benchmarking Simulation-Based Inference, 2021, arXiv:2101.04653; so
+is the score, C2ST of 10,000 samples against the reference, where 0.5 is perfect. Its NPE scored 0.725 and 0.606 on two
 moons with 1,000 and 10,000 simulations, and 0.716 and 0.615 on the Gaussian mixture.
 
 Both simulators are Pyro programs. Both posteriors can also be sampled exactly, which checks the simulators against the

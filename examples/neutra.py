@@ -51,7 +51,7 @@ def train(steps: int) -> AutoFlow:
     model = Funnel()
     guide = AutoFlow(model, partial(RealNVP, transforms=6, hidden_features=(16, 16))).setup()
     elbo = Trace_ELBO(num_particles=64, vectorize_particles=True, max_plate_nesting=0)(model, guide)
-    adam = partial(torch.optim.Adam, lr=5e-3)
+    adam = partial(torch.optim.Adam, lr=2e-3)
     fit(elbo, torch.zeros(1), optimizer=adam, schedule=one_cycle, max_epochs=steps, compile=False, progress=False)
     return guide
 
@@ -80,7 +80,7 @@ def summary(v: Tensor) -> tuple[dict[str, float], float]:
 def main() -> None:
     """Samples the funnel in two ways and prints both."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1500, help="training steps of the guide")
+    parser.add_argument("--steps", type=int, default=1000, help="training steps of the guide")
     parser.add_argument("--samples", type=int, default=1000, help="draws of NUTS")
     args = parser.parse_args()
     torch.manual_seed(0)

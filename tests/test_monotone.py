@@ -1,4 +1,4 @@
-"""Flows with a numerical inverse: precision, extremes, normalisation, implicit gradients; flows without one as guides."""
+"""Flows with numerical inverses: precision, extremes, implicit gradients; flows without one as guides."""
 
 import itertools
 

@@ -7,9 +7,11 @@ model     layer                        density of data     sampling
 ========= ============================ =================== ==================
 NICE      x_B + b(x_A)                 1 pass              1 pass
 RealNVP   x_B exp(s(x_A)) + b(x_A)     1 pass              1 pass
-MAF       (x_i - b(x_<i)) exp(-s)      1 pass              D passes
-IAF       z_i exp(s(z_<i)) + b(z_<i)   D passes            1 pass
+MAF       (x_i - b(x_<i)) exp(-s)      1 pass              D steps
+IAF       z_i exp(s(z_<i)) + b(z_<i)   D steps             1 pass
 ========= ============================ =================== ==================
+
+D steps restore one feature after another and together cost the products of one pass.
 """
 
 from collections.abc import Sequence
@@ -114,7 +116,7 @@ class RealNVP(FlowModel):
 
 
 class MAF(FlowModel):
-    r"""Masked autoregressive flow: density in one pass, samples in D.
+    r"""Masked autoregressive flow: density in one pass, samples in D steps.
 
     .. math::
         z_i = x_i\, e^{s(x_{<i}, c)} + b(x_{<i}, c)
@@ -159,7 +161,7 @@ class MAF(FlowModel):
 
 
 class IAF(FlowModel):
-    r"""Inverse autoregressive flow: samples, and the density of its own samples, in one pass; data in D.
+    r"""Inverse autoregressive flow: samples, and the density of its own samples, in one pass; data in D steps.
 
     .. math::
         x_i = z_i\, e^{s(z_{<i}, c)} + b(z_{<i}, c)

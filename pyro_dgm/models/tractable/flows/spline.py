@@ -23,7 +23,7 @@ class NSF(FlowModel):
 
     with :math:`g` a rational-quadratic spline. The coupling form bends the features A too, each by a spline that looks
     at no other feature, and scores and samples in one pass. The autoregressive form fits tables of data best, scores in
-    one pass and samples in D. (Durkan, Bekasov, Murray and Papamakarios, Neural Spline Flows, 2019,
+    one pass and samples in D steps. (Durkan, Bekasov, Murray and Papamakarios, Neural Spline Flows, 2019,
     arXiv:1906.04032.)
 
     Args:

@@ -199,13 +199,13 @@ def test_inverses_of_layers_without_one_cannot_be_sampled(invertible):
 
 
 def ridge():
-    """x = z_1 + z_2 with noise: the evidence -log N(0; 0, 2.09) is 1.29 nats, N(0, I) as a guide loses 11."""
+    """x = z_1 + z_2 with noise: the evidence -log N(0; 0, 2.09) is 1.29 nats."""
     z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
     pyro.sample("x", dist.Normal(z.sum(-1), 0.3), obs=torch.tensor(0.0))
 
 
 def test_a_planar_guide_learns():
-    """Under SVI, it comes within a nat of the evidence."""
+    """Under SVI, it comes near the evidence, and not above it (standard error of the estimate about 0.03)."""
     torch.manual_seed(0)
     pyro.clear_param_store()
     flow = NormalizingFlow(2, [T.planar(2) for _ in range(6)], invertible=False, standardize=False)
@@ -214,11 +214,13 @@ def test_a_planar_guide_learns():
         pyro.module("flow", flow)
         pyro.sample("z", flow())
 
-    svi = SVI(
-        ridge, guide, Adam({"lr": 0.02}), Trace_ELBO(num_particles=32, vectorize_particles=True, max_plate_nesting=1)
-    )
-    losses = [svi.step() for _ in range(150)]
-    assert sum(losses[:5]) / 5 > 4 and 1.1 < sum(losses[-50:]) / 50 < 2.3
+    elbo = Trace_ELBO(num_particles=1000, vectorize_particles=True, max_plate_nesting=1)
+    start = elbo.loss(ridge, guide)
+    few = Trace_ELBO(num_particles=32, vectorize_particles=True, max_plate_nesting=1)
+    svi = SVI(ridge, guide, Adam({"lr": 0.02}), few)
+    for _ in range(150):
+        svi.step()
+    assert 1.2 < elbo.loss(ridge, guide) < min(start - 0.4, 1.6)
 
 
 def test_a_planar_posterior_of_a_vae():

@@ -2,7 +2,7 @@
 
     python examples/image_flow.py                           # the digits of scikit-learn, 8x8 pixels, 17 grey levels
     python examples/image_flow.py --conditional             # one class per column
-    python examples/image_flow.py --data mnist --epochs 20  # MNIST, 28x28, 256 levels, in $PYRO_DGM_DATA/mnist
+    python examples/image_flow.py --data mnist --epochs 20  # MNIST, 28x28, 256 levels, by $PYRO_DGM_DATA; on a GPU
 
 Pixels are integers, so what is scored is their probability, by uniform dequantisation a lower bound of it. The logit
 takes the unit interval to the reals, where the flow's layers work. Samples at a temperature T < 1, whose latent is

@@ -17,6 +17,7 @@ after another, as in the inverse of a transform, all outputs cost one pass in al
 computed when the last input it sees is known, and never again.
 """
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -85,12 +86,12 @@ class MaskedMLP(nn.Module):
                     f"hidden_features: expected every width >= {features - lowest} for {features} features, "
                     f"so that each output can depend on all inputs before it, got {width}; widen the layer"
                 )
-        inputs = torch.tensor(order) + 1
-        degrees = [inputs]
+        degrees = [[d + 1 for d in order]]
         for width in hidden_features:
-            degrees.append((torch.arange(width) % max(features - lowest, 1) + lowest).sort().values)
-        masks = [m[:, None] >= n for n, m in pairwise(degrees)]
-        masks.append((inputs[:, None] > degrees[-1]).repeat_interleave(out_per_feature, 0))
+            degrees.append(sorted(i % max(features - lowest, 1) + lowest for i in range(width)))
+        inputs, *hidden = (torch.tensor(layer) for layer in degrees)
+        masks = [m[:, None] >= n for n, m in pairwise([inputs, *hidden])]
+        masks.append((inputs[:, None] > [inputs, *hidden][-1]).repeat_interleave(out_per_feature, 0))
         self.layers = nn.ModuleList(MaskedLinear(mask) for mask in masks)
         zero_(self.layers[-1])
         self.context = nn.Linear(context, len(masks[0]), bias=False) if context else None
@@ -99,7 +100,7 @@ class MaskedMLP(nn.Module):
         self.activation = activation()
         self.features, self.out_per_feature = features, out_per_feature
         self.sequence = sorted(range(features), key=order.__getitem__)
-        self.ends = [[sum(m <= d for m in layer.tolist()) for d in range(features)] for layer in degrees[1:]]
+        self.ends = [[bisect_right(layer, d) for d in range(features)] for layer in degrees[1:]]
 
     def walk(self, context: Tensor | None, size: int) -> "Walk":
         """Returns the walk through the inputs, in their order, of ``size`` data.

@@ -57,6 +57,8 @@ class RationalQuadratic(Univariate):
             inverse: Whether v is a y.
         """
         shape = torch.broadcast_shapes(v.shape, sizes.shape[1:])
+        added = (1,) * (len(shape) + 1 - sizes.dim())  # batch dimensions that only v has
+        sizes, slopes = (t.reshape(len(t), *added, *t.shape[1:]) for t in (sizes, slopes))
         p = sizes.unflatten(0, (2, self.bins)).softmax(1).expand(2, self.bins, *shape)
         evaluate = _Evaluate.apply if torch.is_grad_enabled() else _Evaluate.forward
         numbers = self.bound, self.min_bin, -math.log(self.min_slope)

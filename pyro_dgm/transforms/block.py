@@ -95,10 +95,12 @@ class BlockAutoregressive(Transform):
         check_width("BlockAutoregressive", x, self.features)
         context = None if context is None else leave_autocast(context)
         alpha = self.min_slope + (1 - 2 * self.min_slope) * at_least_float32(self.gate).sigmoid()
-        return alpha, [layer.weights() for layer in self.layers], [layer.offset(context) for layer in self.layers]
+        weights = [tuple(at_least_float32(w) for w in layer.weights()) for layer in self.layers]
+        return alpha, weights, [at_least_float32(layer.offset(context)) for layer in self.layers]
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Runs the network, and the product of its diagonal blocks beside it."""
+        dtype, x = x.dtype, at_least_float32(x)
         with without_autocast(x):
             alpha, weights, offsets = self._parts(x, context)
             h, log_slope = x.unsqueeze(-1), None
@@ -106,10 +108,11 @@ class BlockAutoregressive(Transform):
                 h = F.linear(h.flatten(-2), w.flatten(2).flatten(0, 1)).unflatten(-1, offset.shape[-2:]) + offset
                 h, log_slope = _activate(h, log_diagonal, log_slope, last=k == len(weights) - 1)
             y, ladj = _gated(x, h.squeeze(-1), log_slope.squeeze(-1), alpha)
-            return y, ladj.sum(-1)
+            return y.to(dtype), ladj.sum(-1)
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
         """Restores the features one after another, each by a search in its own blocks."""
+        dtype, y = y.dtype, at_least_float32(y)
         with without_autocast(y):
             alpha, weights, offsets = self._parts(y, context)
             known: list[Tensor] = []  # what every layer has received from the features restored so far
@@ -124,7 +127,7 @@ class BlockAutoregressive(Transform):
                 known = [torch.cat([known[k], h], -2) if i else h for k, h in enumerate(inputs)]
                 found.append(x_i)
                 total = total + ladj
-            return torch.stack(found, -1), total
+            return torch.stack(found, -1).to(dtype), total
 
 
 def _activate(h: Tensor, log_diagonal: Tensor, log_slope: Tensor | None, *, last: bool) -> tuple[Tensor, Tensor]:

@@ -266,7 +266,7 @@ def _find(
     k = (v + bound >= torch.add(2 * bound * min_bin * _along(1, bins, v), total[axis, :-1], alpha=free)).sum(0)
     index = k.expand(2, 1, *k.shape)
     size = p.gather(1, index).squeeze(1)
-    start = free * (total.gather(1, index).squeeze(1) - size) + (2 * bound * min_bin * k.to(v.dtype) - bound)
+    start = free * (total.gather(1, index).squeeze(1) - size) + (k * v.new_full((), 2 * bound * min_bin) - bound)
     raw = a.gather(0, torch.stack([k, k + 1]))
     return start, free * size + 2 * bound * min_bin, raw, k
 
@@ -275,7 +275,7 @@ def _spread(
     g_start: Tensor, g_size: Tensor, g_raw: Tensor, k: Tensor, bins: int, bound: float, min_bin: float
 ) -> tuple[Tensor, Tensor]:
     """Returns the gradients of p and a: those of a bin's start go to all bins before it, all others to itself."""
-    before = (k.to(g_raw.dtype) - _along(-2, bins + 1, g_raw[0])).clamp(0, 1)  # 1 where k exceeds j
+    before = (k - _along(-2, bins + 1, g_raw[0])).clamp(0, 1)  # 1 where k exceeds j
     here = before[:-1] - before[1:]
     free = 2 * bound * (1 - bins * min_bin)
     g_p = (free * g_start).unsqueeze(1) * before[2:-1]

@@ -74,7 +74,7 @@ def train(guide: AutoGuide, steps: int) -> float:
     """Fits a guide; returns KL(q | p) = log-evidence - bound."""
     settings = {"max_plate_nesting": 1, "vectorize_particles": True}
     elbo = TraceEnum_ELBO(num_particles=64, **settings)(model, guide)
-    adam = partial(torch.optim.Adam, lr=0.02)
+    adam = partial(torch.optim.Adam, lr=0.005)
     fit(elbo, Y, optimizer=adam, max_epochs=steps, schedule=one_cycle, compile=False, progress=False)
     return quadrature()[0] + TraceEnum_ELBO(num_particles=DRAWS, **settings).loss(model, guide, Y)
 

@@ -81,6 +81,8 @@ def rows(flow: NSF, n: int = 5000) -> list[Row]:
     confidence = found.exp().amax(-1)
     for low, high in ((0.0, 0.6), (0.6, 0.8), (0.8, 0.95), (0.95, 1.01)):
         said, is_right = (v[(confidence >= low) & (confidence < high)] for v in (confidence, right))
+        if len(said) < 2:  # nothing to compare where a model is never that sure
+            continue
         name = f"confidence {low:.2f} to {min(high, 1):.2f}, share right"
         table.append((name, said.mean().item(), is_right.mean().item(), error(is_right - said)))
     return table

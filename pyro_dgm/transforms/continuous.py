@@ -17,7 +17,7 @@ whose mean over the data, weighted, joins the loss: paths become straight and fi
 Oberman, How to Train Your Neural ODE, 2020, arXiv:2002.02798.)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -136,6 +136,11 @@ class Continuous(Transform):
 
     def _flow(self, x: Tensor, context: Tensor | None, t0: float, t1: float) -> Pass:
         check_width("Continuous", x, self.features)
+        if self.adjoint and any(vars(module).get("_pyro_samples") for module in self.field.modules()):
+            raise ValueError(
+                "adjoint: expected a field whose weights have no prior, since the backward solve would draw them anew; "
+                "construct the flow with adjoint=False"
+            )
         x, context = leave_autocast(x), None if context is None else leave_autocast(context)
         if context is not None:
             x = x.expand(*torch.broadcast_shapes(x.shape[:-1], context.shape[:-1]), -1)
@@ -173,7 +178,7 @@ class Continuous(Transform):
         if self.solver in FIXED:
             state, self.nfe = fixed_steps(derivative, state, t0, t1, self.solver, self.steps)
             return state
-        others = [t for t in (context, *_weights(self.field)) if t is not None] if self.adjoint else None
+        others = [t for t in (context, *self.field.parameters()) if t is not None] if self.adjoint else None
         state, self.nfe = adaptive_steps(
             derivative, state, t0, t1, self.solver, self.rtol, self.atol, others,
             max_num_steps=self.max_num_steps, min_step=self.min_step,
@@ -184,10 +189,3 @@ class Continuous(Transform):
         if self.probe == "gaussian":
             return torch.randn_like(x)
         return 2 * torch.randint_like(x, 2) - 1
-
-
-def _weights(field: nn.Module) -> Iterator[Tensor | None]:
-    """Parameters, asked for by name: one that has a prior (``PyroSample``) is whatever was drawn for it."""
-    for module in field.modules():
-        for name in (*module._parameters, *vars(module).get("_pyro_samples", ())):
-            yield getattr(module, name)

@@ -5,16 +5,14 @@
 Eight counts, of which some are zero because nothing can happen there (k_i = 1, with probability p) and others by
 chance: p ~ Beta(1, 1), rate ~ Gamma(2, 1), k_i ~ Bernoulli(p), y_i ~ Poisson((1 - k_i) rate). The guide covers p and
 rate, on their unit interval and half line; the k_i are summed out by ``TraceEnum_ELBO``. Few data leave both open
-together, and the posterior is a banana that a normal guide cannot follow. Two dimensions allow exact quadrature. The
+together, and the posterior is a banana that a normal guide follows badly. Two dimensions allow exact quadrature. The
 table has the gap of each guide's bound to the evidence, which is KL(q | p) in nats, and how far its quantiles are
-off, in posterior deviations. (The draws' own error is at most 0.03 deviations for the medians, 0.1 for the 95 %
-quantiles.)
+off, in posterior deviations, of which at most 0.06 are the error of 4000 draws.
 """
 
 import argparse
 import math
 from functools import partial
-from pathlib import Path
 
 import pyro
 import torch
@@ -48,17 +46,16 @@ def log_joint(p: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
     return torch.logaddexp(poisson, off).sum(-1) + dist.Gamma(2.0, 1.0).log_prob(rate)
 
 
-def quadrature(n: int = 2000) -> tuple[float, dict[str, torch.Tensor], dict[str, float]]:
+def quadrature(n: int = 2000) -> tuple[float, dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Returns the log-evidence, and quantiles and deviation of p and rate, by the midpoint rule."""
     p = (torch.arange(n, dtype=torch.float64) + 0.5) / n
-    rate = 15 * p
+    rate, quantiles, deviation = 15 * p, {}, {}
     joint = log_joint(p.float()[:, None], rate.float()).double()
-    evidence, quantiles, deviation = float(joint.logsumexp((0, 1)) + math.log(15 / n**2)), {}, {}
     for name, values, weight in (("p", p, joint.logsumexp(1)), ("rate", rate, joint.logsumexp(0))):
         weight = weight.softmax(0)
         quantiles[name] = values[torch.searchsorted(weight.cumsum(0), torch.tensor(PROBABILITIES).double())].float()
-        deviation[name] = float(((values**2 * weight).sum() - (values * weight).sum() ** 2).sqrt())
-    return evidence, quantiles, deviation
+        deviation[name] = ((values**2 * weight).sum() - (values * weight).sum() ** 2).sqrt().float()
+    return float(joint.logsumexp((0, 1)) + math.log(15 / n**2)), quantiles, deviation
 
 
 SWITCHES_HIDDEN = poutine.block(model, hide=["k"])  # which Pyro's guides need; AutoFlow leaves out what is discrete
@@ -66,58 +63,37 @@ GUIDES = {
     "AutoNormal": partial(AutoNormal, SWITCHES_HIDDEN),
     "AutoMultivariateNormal": partial(AutoMultivariateNormal, SWITCHES_HIDDEN),
     "AutoFlow": partial(AutoFlow, model),
-    "AutoFlow, NSF": partial(AutoFlow, model, partial(NSF, transforms=4)),
+    "AutoFlow of an NSF": partial(AutoFlow, model, partial(NSF, transforms=3)),
 }
 
 
 def train(guide: AutoGuide, steps: int) -> float:
     """Fits a guide; returns KL(q | p) = log-evidence - bound."""
     settings = {"max_plate_nesting": 1, "vectorize_particles": True}
-    elbo = TraceEnum_ELBO(num_particles=64, **settings)(model, guide)
-    adam = partial(torch.optim.Adam, lr=0.005)
+    elbo, adam = TraceEnum_ELBO(num_particles=64, **settings)(model, guide), partial(torch.optim.Adam, lr=0.01)
     fit(elbo, Y, optimizer=adam, max_epochs=steps, schedule=one_cycle, compile=False, progress=False)
     return quadrature()[0] + TraceEnum_ELBO(num_particles=DRAWS, **settings).loss(model, guide, Y)
 
 
-def off_by(guide: AutoGuide) -> dict[str, torch.Tensor]:
-    """Returns how far the quantiles of each site are off, in posterior deviations."""
+def off_by(guide: AutoGuide) -> list[float]:
+    """Returns how far the quantiles of p, then of rate, are off, in posterior deviations."""
     _, truth, deviation = quadrature()
-    settings = {"num_samples": DRAWS} if isinstance(guide, AutoFlow) else {}
-    found = guide.quantiles(PROBABILITIES, Y, **settings)
-    return {name: (found[name].flatten() - truth[name]) / deviation[name] for name in truth}
-
-
-def draw(guide: AutoFlow, path: Path) -> None:
-    """Draws the guide's draws over the exact posterior."""
-    from matplotlib.figure import Figure
-
-    p, rate = torch.linspace(0.002, 0.998, 200), torch.linspace(0.01, 5, 200)
-    axes = (figure := Figure(figsize=(5, 4), layout="constrained")).subplots()
-    axes.contourf(p, rate, log_joint(p[:, None], rate).exp().T, 12, cmap="Blues")
-    draws = guide.sample_posterior(400)
-    axes.scatter(draws["p"], draws["rate"], s=3, color="black")
-    axes.set(xlabel="p", ylabel="rate", ylim=(0, 5), title="exact posterior and draws of the flow")
-    figure.savefig(path, dpi=150)
+    found = guide.quantiles(PROBABILITIES, Y, **({"num_samples": DRAWS} if isinstance(guide, AutoFlow) else {}))
+    return [x for name in truth for x in ((found[name].flatten() - truth[name]) / deviation[name]).tolist()]
 
 
 def main() -> None:
-    """Fits the guides, prints the table and draws a picture."""
+    """Fits the guides and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1000, help="training steps of each guide")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the picture")
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    print(
-        f"{'':24}{'KL, nats':>10}"
-        + "".join(f"{f'{n} {100 * q:.0f} %':>10}" for n in ("p", "rate") for q in PROBABILITIES)
-    )
+    print(f"{'':24}{'KL, nats':>10}" + "".join(f"{f'{n} {q}':>10}" for n in ("p", "rate") for q in PROBABILITIES))
     for name, make in GUIDES.items():
         pyro.clear_param_store()
         torch.manual_seed(0)
         guide = make()
-        kl, off = train(guide, args.steps), off_by(guide)
-        print(f"{name:24}{kl:10.3f}" + "".join(f"{float(d):10.2f}" for q in off.values() for d in q), flush=True)
-    draw(guide, args.out / "auto_flow.png")
+        kl = train(guide, args.steps)
+        print(f"{name:24}{kl:10.3f}" + "".join(f"{d:10.2f}" for d in off_by(guide)), flush=True)
 
 
 if __name__ == "__main__":

@@ -20,11 +20,11 @@ from pyro import distributions as dist
 from pyro.infer import MCMC, NUTS, Trace_ELBO
 from pyro.infer.reparam import NeuTraReparam
 from pyro.ops.stats import effective_sample_size
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_dgm import fit
 from pyro_dgm.guides import AutoFlow
-from pyro_dgm.models import RealNVP
+from pyro_dgm.models import IAF
 from pyro_dgm.training import one_cycle
 
 SCALE = 3.0
@@ -47,11 +47,11 @@ class Funnel:
 
 
 def train(steps: int) -> AutoFlow:
-    """Fits the guide to the funnel."""
+    """Fits the guide to the funnel: autoregressive, v first, as the funnel is; smooth, as NUTS wants it."""
     model = Funnel()
-    guide = AutoFlow(model, partial(RealNVP, transforms=6, hidden_features=(16, 16))).setup()
-    elbo = Trace_ELBO(num_particles=64, vectorize_particles=True, max_plate_nesting=0)(model, guide)
-    adam = partial(torch.optim.Adam, lr=2e-3)
+    guide = AutoFlow(model, partial(IAF, transforms=2, hidden_features=(32,), activation=nn.SiLU)).setup()
+    elbo = Trace_ELBO(num_particles=256, vectorize_particles=True, max_plate_nesting=0)(model, guide)
+    adam = partial(torch.optim.Adam, lr=0.02)
     fit(elbo, torch.zeros(1), optimizer=adam, schedule=one_cycle, max_epochs=steps, compile=False, progress=False)
     return guide
 
@@ -61,8 +61,7 @@ def sample(guide: AutoFlow | None, samples: int, warmup: int) -> tuple[Tensor, T
     model = Funnel()
     neutra = None if guide is None else NeuTraReparam(guide.requires_grad_(False))
     program = model if neutra is None else neutra.reparam(model)
-    kernel = NUTS(program, jit_compile=False, max_tree_depth=6)
-    mcmc = MCMC(kernel, num_samples=samples, warmup_steps=warmup, disable_progbar=True)
+    mcmc = MCMC(NUTS(program, max_tree_depth=6), num_samples=samples, warmup_steps=warmup, disable_progbar=True)
     mcmc.run()
     draws = mcmc.get_samples()
     if neutra is not None:

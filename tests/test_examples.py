@@ -24,7 +24,7 @@ SMALL = {
     "amortized_flow.py": ["--epochs", "1"],
     "conditional_flow_guide.py": ["--steps", "20"],
     "neutra.py": ["--steps", "20", "--samples", "10"],
-    "auto_flow.py": ["--steps", "20", "--out", "."],
+    "auto_flow.py": ["--steps", "20"],
     "image_flow.py": ["--epochs", "1", "--hidden", "4", "--conditional"],
 }
 SAYS = {"hierarchical_regression.py": "fit compiled", "image_flow.py": "bits/dim"}

@@ -21,7 +21,7 @@ import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from pyro.ops.stats import quantile
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..models.base import unique_name
 from ..models.tractable.flows import IAF, FlowModel, NormalizingFlow
@@ -147,8 +147,11 @@ class FlowGuide(AutoGuide):
 
 
 def inverse_autoregressive(features: int, context: int = 0) -> IAF:
-    """The default flow: it scores what it draws in one pass, for any number of latents, even a single one."""
-    return IAF(features, context, hidden_features=(max(64, features),) * 2)
+    """The default flow: it scores what it draws in one pass, for any number of latents, even a single one.
+
+    Three layers train stably at learning rates of 0.01; a smooth activation gives HMC gradients without jumps.
+    """
+    return IAF(features, context, transforms=3, hidden_features=(max(64, features),) * 2, activation=nn.SiLU)
 
 
 def is_free_discrete(msg: dict) -> bool:

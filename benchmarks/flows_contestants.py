@@ -36,17 +36,10 @@ TRANSFORMS, BINS, BOUND = 5, 8, 5.0
 EAGER, COMPILED = "eager", "compiled"
 
 
-@dataclass(frozen=True)
-class Form:
-    """The shape of a flow.
+class OfVectors:
+    """What the shapes of all flows of vectors have: a name, and the shape of one datum."""
 
-    Attributes:
-        family: Its family.
-        features: Number of features D.
-        hidden: Width of each of the two hidden layers.
-    """
-
-    family: Family
+    family: str
     features: int
     hidden: int
 
@@ -59,6 +52,21 @@ class Form:
     def event_shape(self) -> tuple[int]:
         """Shape of one datum."""
         return (self.features,)
+
+
+@dataclass(frozen=True)
+class Form(OfVectors):
+    """The shape of a flow.
+
+    Attributes:
+        family: Its family.
+        features: Number of features D.
+        hidden: Width of each of the two hidden layers.
+    """
+
+    family: Family
+    features: int
+    hidden: int
 
     @property
     def autoregressive(self) -> bool:

@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from pyro_dgm import models
 
-from .flows_contestants import EAGER, Contestant, of_distribution
+from .flows_contestants import EAGER, Contestant, OfVectors, of_distribution
 
 UNITS = 8
 
 
 @dataclass(frozen=True)
-class MonotoneForm:
+class MonotoneForm(OfVectors):
     """The shape of such a flow.
 
     Attributes:
@@ -40,16 +40,6 @@ class MonotoneForm:
     features: int
     hidden: int
     transforms: int
-
-    @property
-    def label(self) -> str:
-        """Its name."""
-        return f"{self.family}, D {self.features}, hidden {self.hidden}"
-
-    @property
-    def event_shape(self) -> tuple[int]:
-        """Shape of one datum."""
-        return (self.features,)
 
     def contestants(self) -> dict[str, Contestant]:
         """Ours, eager, and the peers."""

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from pyro_dgm.models import FFJORD, Glow, MultiscaleRealNVP
 from pyro_dgm.nn import ConvNet
 
-from .flows_contestants import EAGER, Contestant, of_distribution
+from .flows_contestants import EAGER, Contestant, OfVectors, of_distribution
 
 TOLERANCE = 1e-5
 
@@ -210,7 +210,7 @@ def glow_of_nflows(form: ImageForm) -> Contestant:
 
 
 @dataclass(frozen=True)
-class ContinuousForm:
+class ContinuousForm(OfVectors):
     """The shape of a continuous flow.
 
     Attributes:
@@ -221,16 +221,6 @@ class ContinuousForm:
     features: int
     hidden: int
     family = "FFJORD"
-
-    @property
-    def label(self) -> str:
-        """Its name."""
-        return f"{self.family}, D {self.features}, hidden {self.hidden}"
-
-    @property
-    def event_shape(self) -> tuple[int]:
-        """Shape of one datum."""
-        return (self.features,)
 
     def contestants(self) -> dict[str, Contestant]:
         """Ours, eager, and the peers, with one and the same field."""

@@ -59,7 +59,7 @@ CANDIDATES = {
     "wine-quality-white": [Candidate("MAF", 5, 64, 1.0, 128), Candidate("NSF", 3, 64, 1.0, 128)],
     "ionosphere": [Candidate("MAF", 5, 64, 1.0, 32), Candidate("NSF", 2, 64, 1.0, 32, bins=16)],
 }
-CHOSEN = {"wine-quality-red": 0, "wine-quality-white": 0, "ionosphere": 0}
+CHOSEN = {"wine-quality-red": 0, "wine-quality-white": 0, "ionosphere": 1}
 PUBLISHED = {"wine-quality-red": -9.36, "wine-quality-white": -10.23, "ionosphere": -2.50}
 
 

@@ -263,7 +263,7 @@ def test_autoregressive_jacobian_is_strictly_ordered_and_full():
 def by_passes(transform, y, context):
     """The inverse of an autoregressive transform by its definition: a pass of the whole network per feature."""
     x = torch.zeros_like(y)
-    for i in transform.order.argsort():
+    for i in transform.conditioner.sequence:
         candidate, ladj = transform.univariate.inverse_and_ladj(y, transform._theta(x, context))
         x = torch.where(torch.arange(y.shape[-1]) == i, candidate, x)
     return x, ladj.sum(-1)

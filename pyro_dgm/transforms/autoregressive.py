@@ -48,7 +48,6 @@ class MaskedAutoregressive(Transform):
         super().__init__()
         self.univariate = univariate or Affine()
         self.conditioner = MaskedMLP(features, self.univariate.size, hidden_features, order, context, activation)
-        self.register_buffer("order", torch.tensor(list(range(features) if order is None else order)))
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Transforms all features in one pass."""

@@ -2,15 +2,16 @@ r"""Families of monotone functions of one variable, parametrised by numbers a ne
 
 A family maps a number :math:`x` and parameters :math:`\theta` to :math:`y = g(x; \theta)` with
 :math:`\log \partial y / \partial x`, and back. Couplings and autoregressive transforms apply one such
-function to every feature; which one is their ``univariate`` argument. All families are the identity at
-:math:`\theta = 0`, so that a network whose last layer starts at zero starts as the identity.
+function to every feature; which one is their ``univariate`` argument. The families here, and splines, are the identity
+at :math:`\theta = 0`, so that a network whose last layer starts at zero starts as the identity.
 
 ========================= =============================================== ============
 family                    :math:`g(x; \theta)`                             parameters
 ========================= =============================================== ============
 :class:`Shift`            :math:`x + b`                                    1
 :class:`Affine`           :math:`x e^{s} + b`, :math:`|s| < a`             2
-:class:`Spline`           monotone rational-quadratic, K bins              3K - 1
+:mod:`~.spline`           monotone rational-quadratic, K bins              3K - 1
+:mod:`~.monotone`         sigmoids, polynomials, mixtures of normals       see there
 ========================= =============================================== ============
 """
 
@@ -26,10 +27,7 @@ class Univariate(Configured):
     size: int
 
     def forward_and_ladj(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps ``x`` with shape (*) and ``theta`` with shape (*, size) to y and log dy/dx, with shape (*).
-
-        Networks give a ``theta`` whose last dimension varies slowest in memory; iterate over that one.
-        """
+        """Maps ``x`` with shape (*) and ``theta`` with shape (*, size) to y and log dy/dx, with shape (*)."""
         raise NotImplementedError
 
     def inverse_and_ladj(self, y: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,12 +6,12 @@ of that function of one variable (not of the networks). ``fast`` says which dire
 ===================== ============================================ ==================== ====================
 model                 layer                                        fast direction       other direction
 ===================== ============================================ ==================== ====================
-NAF, SOSPF            :math:`g(x_i; \theta_i(x_{<i}))`             1 pass               D passes, D searches
+NAF, SOSPF            :math:`g(x_i; \theta_i(x_{<i}))`             1 pass               D steps, D searches
 BNAF                  one network, increasing in :math:`x_i`       1 pass               1 pass, D searches
 GaussianizationFlow   :math:`Q\, g(x_i; \theta_i)`                 1 pass               1 pass, 1 search
 ===================== ============================================ ==================== ====================
 
-A search for all features at once counts as one.
+A search for all features at once counts as one; D steps together cost the products of one pass.
 """
 
 from collections.abc import Sequence

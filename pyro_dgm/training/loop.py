@@ -45,6 +45,7 @@ class Loop:
         moves: How each player steps.
         device: Where the weights are.
         check_every: Steps between reads of the finite flag.
+        agree: Returns the first process's value on all of them: clocks differ, and all have to check weights at once.
 
     Attributes:
         after_update: Called after the players have moved, e.g. to average the weights; nothing when ``None``.
@@ -61,8 +62,9 @@ class Loop:
         moves: Sequence[Move],
         device: torch.device,
         check_every: int,
+        agree: Callable[[bool], bool],
     ) -> None:
-        self.game, self.moves, self.check_every = game, moves, check_every
+        self.game, self.moves, self.check_every, self.agree = game, moves, check_every, agree
         self.after_update: Callable[[], None] | None = None
         self.watched = True
         self.step = self.position = 0
@@ -104,7 +106,7 @@ class Loop:
                     stack.enter_context(pyro.validation_enabled(False))
                 after_step()
         self._raise_if_bad()
-        if time.monotonic() - self._taken > SNAPSHOT_SECONDS:
+        if self.agree(time.monotonic() - self._taken > SNAPSHOT_SECONDS):
             self.check_weights()
         return self._means()
 

@@ -228,7 +228,7 @@ def make_loop(
             moves.append(Direct(player, optim, plan, clip, accumulate, [game], launch.autocast, tracing))
     fused = all(move.optimizer.param_groups[0].get("fused") for move in moves)
     check_every = 50 if launch.device.type != "cpu" and fused and launch.scaler is None else 1
-    return Loop(game, moves, launch.device, check_every, launch.agree)
+    return Loop(game, moves, launch.device, launch.agree, check_every)
 
 
 def make_tracing(compile: Compile, steps: int, train: Batches, accumulate: int) -> Tracing | None:

@@ -44,8 +44,8 @@ class Loop:
         game: The players.
         moves: How each player steps.
         device: Where the weights are.
-        check_every: Steps between reads of the finite flag.
         agree: Returns the first process's value on all of them: clocks differ, and all have to check weights at once.
+        check_every: Steps between reads of the finite flag.
 
     Attributes:
         after_update: Called after the players have moved, e.g. to average the weights; nothing when ``None``.
@@ -61,8 +61,8 @@ class Loop:
         game: Game,
         moves: Sequence[Move],
         device: torch.device,
-        check_every: int,
         agree: Callable[[bool], bool],
+        check_every: int,
     ) -> None:
         self.game, self.moves, self.check_every, self.agree = game, moves, check_every, agree
         self.after_update: Callable[[], None] | None = None

@@ -178,7 +178,7 @@ def test_spline_values_and_gradients_are_finite_everywhere(dtype, direction, wei
 def test_spline_knots_are_passed_smoothly_and_tails_are_the_identity(weight_scale):
     spline = t.Spline(6, 2.0)
     theta = weight_scale * torch.randn(spline.size, dtype=torch.float64)
-    sizes = theta[:12].unflatten(0, (2, 6)).softmax(-1)
+    sizes = theta[:12].unflatten(0, (6, 2)).mT.softmax(-1)
     knots = (4 * (1e-3 + (1 - 6e-3) * sizes)).cumsum(-1).sub(2.0).clamp(max=2.0)
     knots = torch.cat([torch.full((2, 1), -2.0), knots], -1).double()
     y, _ = spline.forward_and_ladj(knots[0], theta.expand(7, -1))

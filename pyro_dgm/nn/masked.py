@@ -19,13 +19,14 @@ computed when the last input it sees is known, and never again.
 
 from bisect import bisect_right
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .mlp import zero_
+from .mlp import Table, table, zero_
 
 
 class MaskedLinear(nn.Linear):
@@ -33,16 +34,19 @@ class MaskedLinear(nn.Linear):
 
     Args:
         mask: The connections to keep, with shape (out_features, in_features).
+        features: The features that rows run over in turn, as in a :class:`~pyro_dgm.nn.mlp.Table`; none when ``None``.
     """
 
-    def __init__(self, mask: Tensor) -> None:
+    def __init__(self, mask: Tensor, features: int | None = None) -> None:
         out_features, in_features = mask.shape
         super().__init__(in_features, out_features)
         self.register_buffer("mask", mask.to(self.weight.dtype))
+        self.features = features
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (*, in_features) to (*, out_features)."""
-        return F.linear(x, self.mask * self.weight, self.bias)
+        """Maps (*, in_features) to (*, out_features), or to (*, features, out_features / features)."""
+        weight = self.mask * self.weight
+        return F.linear(x, weight, self.bias) if self.features is None else table(x, weight, self.bias, self.features)
 
 
 class MaskedMLP(nn.Module):
@@ -91,11 +95,15 @@ class MaskedMLP(nn.Module):
             degrees.append(sorted(i % max(features - lowest, 1) + lowest for i in range(width)))
         inputs, *hidden = (torch.tensor(layer) for layer in degrees)
         masks = [m[:, None] >= n for n, m in pairwise([inputs, *hidden])]
-        masks.append((inputs[:, None] > [inputs, *hidden][-1]).repeat_interleave(out_per_feature, 0))
-        self.layers = nn.ModuleList(MaskedLinear(mask) for mask in masks)
+        masks.append((inputs[:, None] > [inputs, *hidden][-1]).repeat(out_per_feature, 1))
+        kinds = [*[MaskedLinear] * len(hidden), partial(MaskedLinear, features=features)]
+        self.layers = nn.ModuleList(kind(mask) for kind, mask in zip(kinds, masks, strict=True))
         zero_(self.layers[-1])
-        self.context = nn.Linear(context, len(masks[0]), bias=False) if context else None
-        if self.context is not None and len(masks) == 1:
+        self.context = None
+        if context and hidden:
+            self.context = nn.Linear(context, len(masks[0]), bias=False)
+        elif context:
+            self.context = Table(context, features, out_per_feature, bias=False)
             nn.init.zeros_(self.context.weight)
         self.activation = activation()
         self.features, self.out_per_feature = features, out_per_feature
@@ -119,7 +127,7 @@ class MaskedMLP(nn.Module):
             h = h + self.context(context)
         for layer in others:
             h = layer(self.activation(h))
-        return h.unflatten(-1, (self.features, -1))
+        return h
 
 
 class Walk:
@@ -139,7 +147,7 @@ class Walk:
         like, self.sequence = first.weight, network.sequence
         offset = first.bias[:, None]
         if network.context is not None:
-            offset = offset + network.context(context).mT
+            offset = offset + network.context.weight @ context.mT
         weights = [first.weight[:, self.sequence], *(layer.weight for layer in others)]
         self.layers = list(zip(weights, [offset, *(layer.bias[:, None] for layer in others)], strict=True))
         widths = [network.features, *(len(weight) for weight in weights[:-1])]
@@ -147,13 +155,13 @@ class Walk:
 
     def output(self) -> Tensor:
         """Returns the numbers given for the next input in the order, with shape (n, out_per_feature)."""
-        sigma, size = self.network.activation, self.network.out_per_feature
+        sigma = self.network.activation
         for layer, known, units, ends in zip(self.layers, self.known, self.known[1:], self.network.ends, strict=False):
             start, end = ends[self.degree - 1] if self.degree else 0, ends[self.degree]
             if end > start:
                 units.append(sigma(_rows(layer, slice(start, end), known.value)))
-        rows = self.sequence[self.degree] * size
-        return _rows(self.layers[-1], slice(rows, rows + size), self.known[-1].value).mT
+        rows = slice(self.sequence[self.degree], None, self.network.features)
+        return _rows(self.layers[-1], rows, self.known[-1].value).mT
 
     def see(self, x: Tensor) -> None:
         """Makes the next input known, with shape (n,)."""
@@ -189,4 +197,4 @@ def _rows(layer: tuple[Tensor, Tensor], rows: slice, known: Tensor) -> Tensor:
     weight, offset = layer
     if not len(known):
         return offset[rows].expand(-1, known.shape[1])
-    return torch.addmm(offset[rows], weight[rows, : len(known)], known)
+    return weight[rows, : len(known)] @ known + offset[rows]

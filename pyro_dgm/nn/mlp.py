@@ -5,10 +5,13 @@ r"""Multilayer perceptrons with a context, and parameters that may depend on one
 
 with input :math:`x`, context :math:`c`, activation :math:`\sigma`. The last :math:`h` is the output.
 Input and context are batched independently and broadcast.
+
+Where several numbers are given per output feature, the last product is :math:`W h^\top`: memory then holds them number
+by number, feature by feature, the data innermost, so that work on one number after another runs at full width.
 """
 
 from collections.abc import Sequence
-from itertools import pairwise
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +26,37 @@ def zero_(linear: nn.Linear) -> nn.Linear:
     return linear
 
 
+class Table(nn.Linear):
+    """A linear map to several numbers per feature, whose rows run over numbers, then features.
+
+    Args:
+        in_features: Width of the input.
+        features: Number of features.
+        out_per_feature: Numbers per feature.
+        bias: Whether there is a bias.
+
+    Example:
+        >>> Table(8, 3, 2)(torch.zeros(5, 8)).shape
+        torch.Size([5, 3, 2])
+    """
+
+    def __init__(self, in_features: int, features: int, out_per_feature: int, bias: bool = True) -> None:
+        super().__init__(in_features, features * out_per_feature, bias)
+        self.features = features
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Maps (*, in_features) to (*, features, out_per_feature)."""
+        return table(h, self.weight, self.bias, self.features)
+
+
+def table(h: Tensor, weight: Tensor, bias: Tensor | None, features: int) -> Tensor:
+    """Applies the linear map of a :class:`Table` with this weight and bias."""
+    out = weight @ h.reshape(-1, h.shape[-1]).mT
+    if bias is not None:
+        out = out + bias[:, None]  # addmm would first copy the bias, element by element
+    return out.view(-1, features, *h.shape[:-1]).movedim((1, 0), (-2, -1))
+
+
 class MLP(nn.Module):
     r"""A multilayer perceptron :math:`f(x, c)`.
 
@@ -32,6 +66,7 @@ class MLP(nn.Module):
         hidden_features: Widths of the hidden layers; empty for a linear map.
         context: Width of the context :math:`c`, 0 for none.
         activation: Class of the activation, e.g. ``torch.nn.SiLU``.
+        out_per_feature: Numbers per feature of the output, a last dimension; none when ``None``.
         zero: Whether the last layer starts at zero, so that the output does.
 
     Example:
@@ -48,15 +83,18 @@ class MLP(nn.Module):
         context: int = 0,
         activation: type[nn.Module] = nn.ReLU,
         *,
+        out_per_feature: int | None = None,
         zero: bool = False,
     ) -> None:
         super().__init__()
-        widths = [in_features, *hidden_features, out_features]
-        layers = [nn.Linear(n, m) for n, m in pairwise(widths)]
+        last = nn.Linear if out_per_feature is None else partial(Table, out_per_feature=out_per_feature)
+        kinds = [*[nn.Linear] * len(hidden_features), last]
+        inputs, outputs = [in_features, *hidden_features], [*hidden_features, out_features]
+        layers = [kind(n, m) for kind, n, m in zip(kinds, inputs, outputs, strict=True)]
         if zero:
             zero_(layers[-1])
         self.layers = nn.ModuleList(layers)
-        self.context = nn.Linear(context, widths[1], bias=False) if context else None
+        self.context = kinds[0](context, outputs[0], bias=False) if context else None
         if zero and self.context is not None and len(layers) == 1:
             nn.init.zeros_(self.context.weight)
         self.activation = activation()

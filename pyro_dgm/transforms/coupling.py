@@ -103,7 +103,7 @@ class Coupling(Transform):
         size = self.univariate.size
         self.partition = Partition(stays)
         a, b = self.partition.sizes
-        self.conditioner = MLP(a, b * size, hidden_features, context, activation, zero=True)
+        self.conditioner = MLP(a, b, hidden_features, context, activation, out_per_feature=size, zero=True)
         self.own = Parameters(a * size, context) if transform_all else None
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
@@ -123,10 +123,7 @@ class Coupling(Transform):
         if self.own is None:
             x_b, ladj = g.inverse_and_ladj(y_b, theta)
             return self.partition.join(y_a, x_b), ladj.sum(-1)
-        own = self._own(context)
-        shape = torch.broadcast_shapes(theta.shape[:-2], own.shape[:-2])
-        theta = torch.cat([own.expand(*shape, -1, -1), theta.expand(*shape, -1, -1)], -2)
-        x, ladj = g.inverse_and_ladj(torch.cat([y_a, y_b], -1), theta)
+        x, ladj = g.inverse_and_ladj(torch.cat([y_a, y_b], -1), (self._own(context), theta))
         return self.partition.join(*x.split(self.partition.sizes, -1)), ladj.sum(-1)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,8 +131,7 @@ class Coupling(Transform):
         return self.partition.split(x)
 
     def _theta(self, y_a: Tensor, context: Tensor | None) -> Tensor:
-        theta = leave_autocast(self.conditioner(y_a, context))
-        return theta.view(*theta.shape[:-1], self.partition.sizes[1], self.univariate.size)
+        return leave_autocast(self.conditioner(y_a, context))
 
     def _own(self, context: Tensor | None) -> Tensor:
         return self.own(context).unflatten(-1, (-1, self.univariate.size))

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 from ..nn import at_least_float32, without_autocast
 from .inversion import invert
 from .probit import log_ndtr, ndtri_exp
-from .univariate import Univariate
+from .univariate import Theta, Univariate, whole
 
 
 def soft_bound(t: Tensor, bound: float) -> Tensor:
@@ -58,16 +58,16 @@ class Numerical(Univariate):
 
         return g
 
-    def forward_and_ladj(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_and_ladj(self, x: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Evaluates the function and its slope."""
         with without_autocast(x):
-            y, ladj = self._leaky(theta)(at_least_float32(x))
+            y, ladj = self._leaky(whole(theta))(at_least_float32(x))
         return y.to(x.dtype), ladj.to(x.dtype)
 
-    def inverse_and_ladj(self, y: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_and_ladj(self, y: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Solves for x by bisection; gradients are those of the implicit function theorem."""
         with without_autocast(y):
-            x, ladj = invert(self._leaky(theta), at_least_float32(y))
+            x, ladj = invert(self._leaky(whole(theta)), at_least_float32(y))
         return x.to(y.dtype), ladj.to(y.dtype)
 
 

@@ -16,13 +16,15 @@ scatter the gradients of the bins.
 """
 
 import math
+from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from .univariate import Univariate
+from .univariate import Theta, Univariate, whole
 
 
 class RationalQuadratic(Univariate):
@@ -47,22 +49,30 @@ class RationalQuadratic(Univariate):
             raise ValueError(f"bound: expected a positive number, got {bound}")
         self.bins, self.bound, self.min_bin, self.min_slope = bins, bound, min_bin, min_slope
 
-    def _evaluate(self, v: Tensor, sizes: Tensor, slopes: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        """Evaluates the spline, or its inverse, at v within the interval.
+    def _evaluate(
+        self, v: Tensor, parts: Sequence[tuple[Tensor, Tensor]], inverse: bool, bound: float = math.inf
+    ) -> tuple[Tensor, Tensor]:
+        """Evaluates the spline, or its inverse, at v, and the identity outside of the bound.
 
         Args:
-            v: Where, with shape (*).
-            sizes: Logits of widths, then of heights, with shape (2 K, *).
-            slopes: Raw log-slopes at the knots, with shape (K + 1, *).
+            v: Where, with shape (*, D); memory runs feature by feature from here on, as it does in what networks give.
+            parts: For one run of features after another, logits of width and height, bin by bin, (2 K, D, *), and raw log-slopes
+                at the knots, (K + 1, D, *).
             inverse: Whether v is a y.
+            bound: Half-width of the interval, if v may lie outside.
         """
-        shape = torch.broadcast_shapes(v.shape, sizes.shape[1:])
-        added = (1,) * (len(shape) + 1 - sizes.dim())  # batch dimensions that only v has
-        sizes, slopes = (t.reshape(len(t), *added, *t.shape[1:]) for t in (sizes, slopes))
-        p = sizes.unflatten(0, (2, self.bins)).softmax(1).expand(2, self.bins, *shape)
+        v, least = v.movedim(-1, 0).contiguous(), 2 * self.bound * self.min_bin
+        pieces = [v] if len(parts) == 1 else v.split([sizes.shape[1] for sizes, _ in parts])
+        look = _Bin.apply if torch.is_grad_enabled() else _Bin.forward
+        bins = []
+        for piece, (sizes, slopes) in zip(pieces, parts, strict=True):
+            sizes = sizes.unflatten(0, (self.bins, 2)).softmax(0)
+            sizes = torch.add(sizes.new_full((), least), sizes, alpha=2 * self.bound - self.bins * least)
+            bins.append(look(piece.clamp(-bound, bound), sizes, slopes, inverse, self.bound)[0])
         evaluate = _Evaluate.apply if torch.is_grad_enabled() else _Evaluate.forward
-        numbers = self.bound, self.min_bin, -math.log(self.min_slope)
-        return evaluate(v.expand(shape), p, slopes.expand(-1, *shape), inverse, *numbers)[:2]
+        here = bins[0] if len(bins) == 1 else torch.cat(bins, 1)
+        out, ladj = evaluate(v, here, inverse, bound, -math.log(self.min_slope))
+        return out.movedim(0, -1), ladj.movedim(0, -1)
 
 
 class Spline(RationalQuadratic):
@@ -93,20 +103,19 @@ class Spline(RationalQuadratic):
         super().__init__(bins, bound, min_bin, min_slope)
         self.size = 3 * bins - 1
 
-    def forward_and_ladj(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_and_ladj(self, x: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Evaluates the spline."""
         return self._within(x, theta, inverse=False)
 
-    def inverse_and_ladj(self, y: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_and_ladj(self, y: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Solves the quadratic of the bin."""
         return self._within(y, theta, inverse=True)
 
-    def _within(self, v: Tensor, theta: Tensor, inverse: bool) -> tuple[Tensor, Tensor]:
-        theta, inside = theta.movedim(-1, 0), v.abs() <= self.bound
-        slopes = F.pad(theta[2 * self.bins :], (0, 0) * (theta.dim() - 1) + (1, 1))
-        clamped = v.clamp(-self.bound, self.bound)
-        out, ladj = self._evaluate(clamped, theta[: 2 * self.bins], slopes, inverse)
-        return torch.where(inside, out, v), torch.where(inside, ladj, 0.0)
+    def _within(self, v: Tensor, theta: Theta, inverse: bool) -> tuple[Tensor, Tensor]:
+        v, thetas = _number_first(v, theta)
+        sizes = [t[: 2 * self.bins] for t in thetas]
+        slopes = [F.pad(t[2 * self.bins :], (0, 0) * (t.dim() - 1) + (1, 1)) for t in thetas]
+        return self._evaluate(v, list(zip(sizes, slopes, strict=True)), inverse, self.bound)
 
 
 class CircularSpline(RationalQuadratic):
@@ -133,21 +142,21 @@ class CircularSpline(RationalQuadratic):
         super().__init__(bins, math.pi, min_bin, min_slope)
         self.size = 3 * bins + 1
 
-    def forward_and_ladj(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_and_ladj(self, x: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Evaluates the spline, then rotates."""
-        sizes, slopes, phase = self._parts(theta)
-        y, ladj = self._evaluate(wrap(x), sizes, slopes, inverse=False)
+        phase = whole(theta)[..., -1]
+        y, ladj = self._evaluate(*self._parts(wrap(x), theta), inverse=False)
         return wrap(y + phase), ladj
 
-    def inverse_and_ladj(self, y: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_and_ladj(self, y: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Rotates back, then solves the quadratic of the bin."""
-        sizes, slopes, phase = self._parts(theta)
-        x, ladj = self._evaluate(wrap(y - phase), sizes, slopes, inverse=True)
+        phase = whole(theta)[..., -1]
+        x, ladj = self._evaluate(*self._parts(wrap(y - phase), theta), inverse=True)
         return wrap(x), ladj
 
-    def _parts(self, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        theta, k = theta.movedim(-1, 0), self.bins
-        return theta[: 2 * k], torch.cat([theta[2 * k : 3 * k], theta[2 * k : 2 * k + 1]]), theta[-1]
+    def _parts(self, v: Tensor, theta: Theta) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        (v, thetas), k = _number_first(v, theta), self.bins
+        return v, [(t[: 2 * k], torch.cat([t[2 * k : 3 * k], t[2 * k : 2 * k + 1]])) for t in thetas]
 
 
 def wrap(angle: Tensor) -> Tensor:
@@ -158,126 +167,129 @@ def wrap(angle: Tensor) -> Tensor:
     return torch.where(within, angle, torch.where(turned < math.pi, turned, edge))
 
 
-class _Evaluate(torch.autograd.Function):
-    """Value and log-slope at v, given fractions p of the interval, (2, K, *), and raw log-slopes a, (K + 1, *).
+def _number_first(v: Tensor, theta: Theta) -> tuple[Tensor, list[Tensor]]:
+    """Returns v, broadcast to shape (*, D), and each theta, (*, D, size), as (size, D, *)."""
+    parts = theta if isinstance(theta, tuple) else (theta,)
+    shapes = [t.shape[:-1] if t is theta else (*t.shape[:-2], v.shape[-1]) for t in parts]
+    shape = torch.broadcast_shapes(v.shape, *shapes)
+    first = [t.movedim((-1, -2), (0, 1)) if t.dim() > 1 else t for t in parts]
+    added = [(1,) * (len(shape) + 1 - t.dim()) for t in first]
+    return v.expand(shape), [t.reshape(*t.shape[:2], *a, *t.shape[2:]) for t, a in zip(first, added, strict=True)]
 
-    The bin is given too, so that the derivative has what it needs and is differentiable in its turn.
-    """
+
+class _Bin(torch.autograd.Function):
+    """The bin of v, (6, *): x_0, y_0, w, h, raw log-slopes at its ends; of sizes, (K, 2, *), and slopes, (K + 1, *)."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(
-        v: Tensor, p: Tensor, a: Tensor, inverse: bool, bound: float, min_bin: float, max_log_slope: float
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-        start, size, raw, k = _find(v, p, a, int(inverse), bound, min_bin)
-        (x_0, y_0), (w, h), (d_0, d_1) = start, size, _slope(raw, max_log_slope)[0]
-        s = h / w
-        curve = d_0 + d_1 - 2 * s
-        if inverse:  # the root in [0, 1] of a quadratic, in the form that does not cancel
-            rise = v - y_0
-            curved = rise * curve
-            b = h * d_0 - curved
-            root = torch.addcmul(b.square(), torch.addcmul(curved, h, s - d_0), s * rise, value=4)
-            xi = 2 * s * rise / (b + root.clamp_min(torch.finfo(v.dtype).tiny).sqrt())
-        else:
-            xi = (v - x_0) / w
-        xi = xi.clamp(0, 1)
-        r = xi * (1 - xi)
-        den = torch.addcmul(s, curve, r)
-        ell = 2 * (s / den).log() + _p(xi, r, s, d_0, d_1).log()
-        if inverse:
-            return torch.addcmul(x_0, w, xi), -ell, start, size, raw, k
-        return torch.addcmul(y_0, h, torch.addcmul(d_0 * r, s, xi.square()) / den), ell, start, size, raw, k
+    def forward(v: Tensor, sizes: Tensor, slopes: Tensor, inverse: bool, bound: float) -> tuple[Tensor, Tensor]:
+        pairs, ends = sizes.unbind(0), slopes.split(1)
+        starts = accumulate(pairs[:-1], initial=torch.full_like(pairs[0], -bound))
+        table = torch.cat([row for bin in zip(starts, pairs, ends, ends[1:], strict=False) for row in bin])
+        k = (v >= table[6 + inverse :: 6]).sum(0)
+        rows = torch.add(_first(torch.arange(6, device=k.device), k), k, alpha=6)
+        return table.expand(-1, *k.shape).gather(0, rows), k
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        v, p, _, *ctx.numbers = inputs
-        ctx.bins = p.shape[1]
-        ctx.mark_non_differentiable(output[-1])
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(v, *output)
+        _, sizes, slopes, *_ = inputs
+        ctx.shapes = sizes.shape, slopes.shape
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(output[1])
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        v, out, ell, start, size, raw, k = ctx.saved_tensors
-        inverse, bound, min_bin, max_log_slope = ctx.numbers
-        g_out, g_ell, g_start, g_size, g_raw, _ = grads
-        g_out, g_ell = (torch.zeros_like(v) if g is None else g for g in (g_out, g_ell))
-        (x_0, _), (w, h), (slopes, growth) = start, size, _slope(raw, max_log_slope)
-        d_0, d_1 = slopes
-        s, x = h / w, out if inverse else v
-        xi = ((x - x_0) / w).clamp(0, 1)
-        rest = 1 - xi
-        r, turn = xi * rest, rest - xi
-        curve = d_0 + d_1 - 2 * s
-        den = torch.addcmul(s, curve, r)
-        share = torch.addcmul(d_0 * r, s, xi.square()) / den  # N / D
-        p_ = _p(xi, r, s, d_0, d_1)
-        ell_xi = 2 * ((d_1 * xi + s * turn - d_0 * rest) / p_ - curve * turn / den)
-        slope = (-ell if inverse else ell).exp()
-        if inverse:
-            beta = -g_ell
-            alpha = -torch.addcmul(g_out, beta, ell_xi / w) / slope
-            g_v = -alpha
+    def backward(ctx: Any, g: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of the start of a bin go to the sizes of all bins before it, others to the bin itself."""
+        (k,), (sizes, slopes) = ctx.saved_tensors, ctx.shapes
+        j = _first(torch.arange(-2, sizes[0] + 1, dtype=g.dtype, device=k.device), k)
+        before = (k - j).clamp(0, 1)  # 1 where j is less than k
+        here = before[:-1] - before[1:]
+        g_sizes = torch.addcmul(g[:2] * before[2:-1, None], g[2:4], here[1:-1, None])
+        g_slopes = torch.addcmul(here[1:] * g[4], here[:-1], g[5])
+        return None, g_sizes.sum_to_size(sizes), g_slopes.sum_to_size(slopes), None, None
+
+
+class _Evaluate(torch.autograd.Function):
+    """Value and log-slope at v, given its bin; the identity outside of the bound."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(v: Tensor, here: Tensor, inverse: bool, bound: float, max_log_slope: float) -> tuple[Tensor, Tensor]:
+        x_0, y_0, w, h, *_ = here.unbind(0)
+        d_0, d_1 = (here[4:] * _shrink(here[4:], max_log_slope)).exp()
+        inner, s = v.clamp(-bound, bound), h / w
+        inside = inner == v
+        curve = torch.sub(d_0 + d_1, s, alpha=2)
+        if inverse:  # the root in [0, 1] of a quadratic, in the form that does not cancel
+            rise = inner - y_0
+            curved, s_rise = rise * curve, s * rise
+            minus_b = torch.addcmul(curved, h, d_0, value=-1)
+            a = torch.addcmul(curved, h, s - d_0)
+            root = torch.addcmul(minus_b.square(), a, s_rise, value=4)
+            xi = 2 * s_rise / (root.clamp_min(torch.finfo(v.dtype).tiny).sqrt() - minus_b)
         else:
-            alpha, beta = g_out, g_ell
-            g_v = torch.addcmul(alpha * slope, beta, ell_xi / w)
-        g_xi = torch.addcmul(beta * ell_xi, alpha, slope * w)
-        a_h, b_p, b_den = alpha * h / den, beta / p_, 2 * beta / den
-        den_s = 1 - 2 * r
-        g_s = a_h * (xi.square() - share * den_s) + 2 * (beta / s + r * b_p) - den_s * b_den
-        g_d = torch.stack(
-            [
-                torch.addcmul(r * (a_h * (1 - share) - b_den), rest.square(), b_p),
-                torch.addcmul(-r * torch.addcmul(b_den, a_h, share), xi.square(), b_p),
-            ]
-        )
-        g_start_ = torch.stack([-g_xi / w, alpha])
-        g_size_ = torch.stack([-(g_s * s + g_xi * xi) / w, torch.addcmul(g_s / w, alpha, share)])
-        given = zip((g_start_, g_size_, g_d * growth), (g_start, g_size, g_raw), strict=True)
-        g_start, g_size, g_raw = (mine if other is None else mine + other for mine, other in given)
-        return g_v, *_spread(g_start, g_size, g_raw, k, ctx.bins, bound, min_bin), None, None, None, None
+            xi = (inner - x_0) / w
+        xi = xi.clamp(0, 1)
+        r = torch.addcmul(xi, xi, xi, value=-1)
+        den = torch.addcmul(s, curve, r)
+        ell = (-2 if inverse else 2) * (s * _p(xi, r, curve, d_0, d_1).sqrt() / den).log()
+        out = torch.addcmul(x_0, w, xi) if inverse else torch.addcmul(y_0, h, torch.addcmul(s * xi, r, d_0 - s) / den)
+        return torch.where(inside, out, v), torch.where(inside, ell, 0.0)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        v, here, *ctx.numbers = inputs
+        ctx.save_for_backward(v, here, *output)
+
+    @staticmethod
+    def backward(ctx: Any, g_out: Tensor, g_ell: Tensor) -> tuple[Tensor | None, ...]:
+        v, here, out, ell = ctx.saved_tensors
+        inverse, bound, max_log_slope = ctx.numbers
+        inside, g_all = v.clamp(-bound, bound) == v, g_out
+        g_out, beta = torch.where(inside, g_out, 0.0), torch.where(inside, -g_ell if inverse else g_ell, 0.0)
+        x_0, _, w, h, *_ = here.unbind(0)
+        shrink = _shrink(here[4:], max_log_slope)
+        slopes = (here[4:] * shrink).exp()
+        d_0, d_1 = slopes
+        s = h / w
+        curve = torch.sub(d_0 + d_1, s, alpha=2)
+        xi = (((out if inverse else v) - x_0) / w).clamp(0, 1)
+        r = torch.addcmul(xi, xi, xi, value=-1)
+        den = torch.addcmul(s, curve, r)
+        share = torch.addcmul(s * xi, r, d_0 - s) / den  # N / D
+        # the loss changes by alpha dF + beta d ell, at fixed x
+        b, e = beta / _p(xi, r, curve, d_0, d_1), 2 * beta / den
+        g_xi = torch.addcmul(b * (d_1 - d_0), b + e, torch.addcmul(curve, curve, xi, value=-2), value=-1)
+        if inverse:
+            alpha = -torch.addcdiv(g_out, g_xi, w) * ell.exp()
+            g_x, g_v, g_xi = g_out, -alpha, -g_out * w
+        else:
+            alpha = g_out
+            g_xi = torch.addcmul(g_xi, alpha * w, ell.exp())
+            g_v = g_xi / w
+            g_x = -g_v
+        a = alpha * h / den
+        t = torch.addcmul(e, a, share)
+        u = t + b
+        m = r * torch.sub(a, u, alpha=2)
+        g_s = torch.addcmul(torch.addcdiv(-t - m, beta, s, value=2), a, xi)
+        g_1 = torch.addcmul(xi * b, r, u, value=-1)
+        g_d = torch.stack([m + b - g_1, g_1]) * slopes * shrink.square()
+        g_w, g_h = -torch.addcmul(g_xi * xi, g_s, s) / w, torch.addcdiv(alpha * share, g_s, w)
+        return torch.where(inside, g_v, g_all), torch.stack([g_x, alpha, g_w, g_h, *g_d]), None, None, None
 
 
-def _along(start: int, stop: int, like: Tensor) -> Tensor:
-    """Returns whole numbers along a new first dimension, to broadcast against ``like``."""
-    return torch.arange(start, stop, dtype=like.dtype, device=like.device).view(-1, *[1] * like.dim())
+def _first(t: Tensor, like: Tensor) -> Tensor:
+    """Returns a vector along a new first dimension, to broadcast against ``like``."""
+    return t.view(-1, *[1] * like.dim())
 
 
-def _slope(raw: Tensor, max_log_slope: float) -> tuple[Tensor, Tensor]:
-    """Returns the slopes, and their derivatives, of raw log-slopes, which are bounded softly."""
-    shrink = 1 / (1 + raw.abs() / max_log_slope)
-    slope = (raw * shrink).exp()
-    return slope, slope * shrink.square()
+def _shrink(raw: Tensor, max_log_slope: float) -> Tensor:
+    """Returns what raw log-slopes are multiplied by, so that they are bounded softly; its square is their growth."""
+    return 1 / (1 + raw.abs() / max_log_slope)
 
 
-def _p(xi: Tensor, r: Tensor, s: Tensor, d_0: Tensor, d_1: Tensor) -> Tensor:
-    return torch.addcmul(torch.addcmul(2 * s * r, d_1, xi.square()), d_0, (1 - xi).square())
-
-
-def _find(
-    v: Tensor, p: Tensor, a: Tensor, axis: int, bound: float, min_bin: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Finds the bin of v along x (axis 0) or y (axis 1): (x_0, y_0), (w, h), raw slopes, index, by counting knots."""
-    bins = p.shape[1]
-    total = p.cumsum(1)
-    free = 2 * bound * (1 - bins * min_bin)
-    k = (v + bound >= torch.add(2 * bound * min_bin * _along(1, bins, v), total[axis, :-1], alpha=free)).sum(0)
-    index = k.expand(2, 1, *k.shape)
-    size = p.gather(1, index).squeeze(1)
-    start = free * (total.gather(1, index).squeeze(1) - size) + (k * v.new_full((), 2 * bound * min_bin) - bound)
-    raw = a.gather(0, torch.stack([k, k + 1]))
-    return start, free * size + 2 * bound * min_bin, raw, k
-
-
-def _spread(
-    g_start: Tensor, g_size: Tensor, g_raw: Tensor, k: Tensor, bins: int, bound: float, min_bin: float
-) -> tuple[Tensor, Tensor]:
-    """Returns the gradients of p and a: those of a bin's start go to all bins before it, all others to itself."""
-    before = (k - _along(-2, bins + 1, g_raw[0])).clamp(0, 1)  # 1 where k exceeds j
-    here = before[:-1] - before[1:]
-    free = 2 * bound * (1 - bins * min_bin)
-    g_p = (free * g_start).unsqueeze(1) * before[2:-1]
-    g_p = torch.addcmul(g_p, (free * g_size).unsqueeze(1), here[1:-1])
-    return g_p, torch.addcmul(here[1:] * g_raw[0], here[:-1], g_raw[1])
+def _p(xi: Tensor, r: Tensor, curve: Tensor, d_0: Tensor, d_1: Tensor) -> Tensor:
+    return torch.addcmul(torch.lerp(d_0, d_1, xi), curve, r, value=-1)

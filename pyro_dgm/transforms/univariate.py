@@ -20,17 +20,30 @@ from torch import Tensor
 
 from .._config import Configured
 
+Theta = Tensor | tuple[Tensor, ...]
+
+
+def whole(theta: Theta) -> Tensor:
+    """Returns the parameters of all features, with shape (*, D, size), given those of one run of them after another."""
+    if isinstance(theta, Tensor):
+        return theta
+    batch_shape = torch.broadcast_shapes(*(t.shape[:-2] for t in theta))
+    return torch.cat([t.expand(*batch_shape, *t.shape[-2:]) for t in theta], -2)
+
 
 class Univariate(Configured):
     """A family of monotone functions; subclasses define ``size`` and the two passes."""
 
     size: int
 
-    def forward_and_ladj(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """Maps ``x`` with shape (*) and ``theta`` with shape (*, size) to y and log dy/dx, with shape (*)."""
+    def forward_and_ladj(self, x: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
+        """Maps ``x`` with shape (*) and ``theta`` with shape (*, size) to y and log dy/dx, with shape (*).
+
+        For ``x`` with shape (*, D), ``theta`` may also be several tensors, for one run of features after another.
+        """
         raise NotImplementedError
 
-    def inverse_and_ladj(self, y: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_and_ladj(self, y: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Maps ``y`` to x and log dx/dy."""
         raise NotImplementedError
 
@@ -40,14 +53,14 @@ class Shift(Univariate):
 
     size = 1
 
-    def forward_and_ladj(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_and_ladj(self, x: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Adds b."""
-        y = x + theta[..., 0]
+        y = x + whole(theta)[..., 0]
         return y, torch.zeros_like(y)
 
-    def inverse_and_ladj(self, y: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_and_ladj(self, y: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Subtracts b."""
-        x = y - theta[..., 0]
+        x = y - whole(theta)[..., 0]
         return x, torch.zeros_like(x)
 
 
@@ -66,16 +79,16 @@ class Affine(Univariate):
     def __init__(self, bound: float = 3.0) -> None:
         self.bound = bound
 
-    def _parameters(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        b, s_0 = theta.unbind(-1)
+    def _parameters(self, theta: Theta) -> tuple[Tensor, Tensor]:
+        b, s_0 = whole(theta).unbind(-1)
         return b, self.bound * torch.tanh(s_0 / self.bound)
 
-    def forward_and_ladj(self, x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    def forward_and_ladj(self, x: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Scales and shifts."""
         b, s = self._parameters(theta)
         return x * s.exp() + b, s
 
-    def inverse_and_ladj(self, y: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    def inverse_and_ladj(self, y: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Undoes the shift, then the scale."""
         b, s = self._parameters(theta)
         minus_s = -s

@@ -11,6 +11,7 @@ instead.
 from .autoregressive import MaskedAutoregressive
 from .base import Conditioned, Inverse, Transform
 from .block import BlockAutoregressive
+from .circular import Harmonics, Wrap
 from .compose import Compose, Foreign, as_transform
 from .continuous import Continuous
 from .coupling import Coupling
@@ -38,6 +39,7 @@ __all__ = [
     "ElementWise",
     "Foreign",
     "GaussianMixtureCDF",
+    "Harmonics",
     "Householder",
     "ImageCoupling",
     "Inverse",
@@ -58,6 +60,7 @@ __all__ = [
     "Sylvester",
     "Transform",
     "Univariate",
+    "Wrap",
     "as_transform",
     "checkerboard",
     "first_half",

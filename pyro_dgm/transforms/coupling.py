@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..nn import MLP, Parameters, leave_autocast
 from .base import Pass, Transform, check_width
+from .circular import Harmonics
 from .univariate import Affine, Univariate
 
 
@@ -73,6 +74,7 @@ class Coupling(Transform):
         activation: Class of the conditioner's activation.
         transform_all: Whether the features A are transformed too, by functions :math:`g(x_A; \theta_A(c))` that do not
             look at the data; B is then conditioned on the transformed A.
+        embed: How the conditioner sees a feature; as it is when ``None``, ``Harmonics()`` for angles.
 
     Raises:
         ValueError: If the mask leaves nothing to condition on or nothing to transform.
@@ -91,6 +93,7 @@ class Coupling(Transform):
         activation: type[nn.Module] = nn.ReLU,
         *,
         transform_all: bool = False,
+        embed: Harmonics | None = None,
     ) -> None:
         super().__init__()
         stays = [bool(m) for m in (mask.tolist() if isinstance(mask, Tensor) else mask)]
@@ -103,7 +106,9 @@ class Coupling(Transform):
         size = self.univariate.size
         self.partition = Partition(stays)
         a, b = self.partition.sizes
-        self.conditioner = MLP(a, b * size, hidden_features, context, activation, zero=True)
+        self.embed = embed
+        seen = a if embed is None else a * embed.size
+        self.conditioner = MLP(seen, b * size, hidden_features, context, activation, zero=True)
         self.own = Parameters(a * size, context) if transform_all else None
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
@@ -134,7 +139,8 @@ class Coupling(Transform):
         return self.partition.split(x)
 
     def _theta(self, y_a: Tensor, context: Tensor | None) -> Tensor:
-        theta = leave_autocast(self.conditioner(y_a, context))
+        seen = y_a if self.embed is None else self.embed(y_a).flatten(-2)
+        theta = leave_autocast(self.conditioner(seen, context))
         return theta.view(*theta.shape[:-1], self.partition.sizes[1], self.univariate.size)
 
     def _own(self, context: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn
 
-from ....transforms import Coupling, MaskedAutoregressive, Transform, Univariate
+from ....transforms import Coupling, Harmonics, MaskedAutoregressive, Transform, Univariate
 
 
 def couplings(
@@ -22,6 +22,7 @@ def couplings(
     context: int,
     activation: type[nn.Module],
     transform_all: bool = False,
+    embed: Harmonics | None = None,
 ) -> list[Transform]:
     """Couplings over masks used in turn; every other feature, and the rest, when ``masks`` is ``None``."""
     if features < 2:
@@ -36,8 +37,9 @@ def couplings(
     for mask in masks:
         if len(mask) != features:
             raise ValueError(f"masks: expected {features} truth values in each, got {len(mask)}")
+    settings = {"transform_all": transform_all, "embed": embed}
     return [
-        Coupling(masks[k % len(masks)], univariate, hidden_features, context, activation, transform_all=transform_all)
+        Coupling(masks[k % len(masks)], univariate, hidden_features, context, activation, **settings)
         for k in range(transforms)
     ]
 
@@ -60,12 +62,34 @@ def autoregressions(
     hidden_features: Sequence[int],
     context: int,
     activation: type[nn.Module],
+    embed: Harmonics | None = None,
 ) -> list[Transform]:
     """Autoregressive layers whose order is natural and reversed in turn."""
     check_fast(fast)
     orders = list(range(features)), list(reversed(range(features)))
     layers: list[Transform] = [
-        MaskedAutoregressive(features, univariate, orders[k % 2], hidden_features, context, activation)
+        MaskedAutoregressive(features, univariate, orders[k % 2], hidden_features, context, activation, embed=embed)
         for k in range(transforms)
     ]
     return [layer.inv for layer in layers] if fast == "density" else layers
+
+
+def spline_layers(
+    features: int,
+    spline: Univariate,
+    autoregressive: bool,
+    transforms: int | None,
+    masks: Sequence[Sequence[bool]] | None,
+    hidden_features: Sequence[int],
+    context: int,
+    activation: type[nn.Module],
+    embed: Harmonics | None = None,
+) -> list[Transform]:
+    """Autoregressive layers, 3 of them when ``transforms`` is ``None``, or couplings that transform all, 5 of them."""
+    if autoregressive and masks is not None:
+        raise ValueError("masks: expected None for an autoregressive flow, whose layers have orders, not masks")
+    if autoregressive:
+        n = 3 if transforms is None else transforms
+        return autoregressions(features, spline, n, "density", hidden_features, context, activation, embed)
+    n = 5 if transforms is None else transforms
+    return couplings(features, spline, n, masks, hidden_features, context, activation, True, embed)

@@ -178,7 +178,9 @@ TRANSFORMS: dict[str, TransformRow] = {
             [t.Coupling([1, 0, 1, 0], t.CircularSpline(4), (8,), c, embed=t.Harmonics(2), transform_all=True), t.Wrap()]
         )
     ),
-    "Coupling-all": TransformRow(lambda c: t.Coupling([1, 0, 1, 0], t.Spline(4), (8,), c, transform_all=True)),
+    "Coupling-all-alternating": TransformRow(
+        lambda c: t.Coupling(t.alternating(4)[0], t.Spline(4), (8,), c, transform_all=True)
+    ),
     "MaskedAutoregressive": TransformRow(lambda c: t.MaskedAutoregressive(4, None, [2, 0, 3, 1], (8,), c)),
     "MaskedAutoregressive-Shift": TransformRow(lambda c: t.MaskedAutoregressive(4, t.Shift(), None, (8, 6), c)),
     "MaskedAutoregressive-Spline": TransformRow(lambda c: t.MaskedAutoregressive(4, t.Spline(5), None, (8,), c)),
@@ -195,7 +197,9 @@ TRANSFORMS: dict[str, TransformRow] = {
     "MaskedAutoregressive-DeepSigmoidal": TransformRow(
         lambda c: t.MaskedAutoregressive(4, t.DeepSigmoidal(3, layers=2), None, (8,), c)
     ),
-    "Coupling-SumOfSquares": TransformRow(lambda c: t.Coupling([0, 1, 1, 0], t.SumOfSquares(2, 2), (8,), c)),
+    "Coupling-SumOfSquares-random_masks": TransformRow(
+        lambda c: t.Coupling(t.random_masks(4, 3, seed=1)[2], t.SumOfSquares(2, 2), (8,), c)
+    ),
     "Coupling-GaussianMixtureCDF": TransformRow(
         lambda c: t.Coupling([0, 1, 0, 1], t.GaussianMixtureCDF(3), (8,), c, transform_all=True)
     ),

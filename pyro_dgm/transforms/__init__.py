@@ -14,7 +14,7 @@ from .block import BlockAutoregressive
 from .circular import Harmonics, Wrap
 from .compose import Compose, Foreign, as_transform
 from .continuous import Continuous
-from .coupling import Coupling
+from .coupling import Coupling, alternating, random_masks
 from .elementwise import ElementWise, Householder
 from .image import ImageCoupling, InvertibleConvolution, Squeeze, checkerboard, first_half
 from .inversion import invert
@@ -61,9 +61,11 @@ __all__ = [
     "Transform",
     "Univariate",
     "Wrap",
+    "alternating",
     "as_transform",
     "checkerboard",
     "first_half",
     "invert",
+    "random_masks",
     "with_support",
 ]

@@ -11,6 +11,7 @@ estimation using Real NVP, 2016, arXiv:1605.08803.)
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,8 @@ from .univariate import Affine, Univariate
 class Partition(nn.Module):
     """A vector's features in two parts, taken apart and put together; by views where the two alternate or follow.
 
+    The mask is part of the state: what is loaded from a partition into as many features goes by that one's mask.
+
     Args:
         mask: One truth value per feature: true for those of the first part.
     """
@@ -32,14 +35,19 @@ class Partition(nn.Module):
         super().__init__()
         a = [i for i, first in enumerate(mask) if first]
         b = [i for i, first in enumerate(mask) if not first]
-        mask, self.sizes = list(mask), (len(a), len(b))
-        self.a_first = mask[0]
-        self.alternate = mask == [self.a_first, not self.a_first] * (len(mask) // 2)
-        self.follow = mask == sorted(mask, reverse=self.a_first)
+        self.sizes = (len(a), len(b))
         self.register_buffer("a", torch.tensor(a))
         self.register_buffer("b", torch.tensor(b))
         position = {feature: i for i, feature in enumerate(a + b)}
         self.register_buffer("order", torch.tensor([position[i] for i in range(len(mask))]))
+        self.recognize(list(mask))
+        self.register_load_state_dict_post_hook(_recognize_again)
+
+    def recognize(self, mask: list[bool]) -> None:
+        """Notes which views, if any, take the two parts of a mask."""
+        self.a_first = mask[0]
+        self.alternate = mask == [self.a_first, not self.a_first] * (len(mask) // 2)
+        self.follow = mask == sorted(mask, reverse=self.a_first)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the two parts."""
@@ -62,12 +70,55 @@ class Partition(nn.Module):
         return torch.cat([x_a, x_b], -1).index_select(-1, self.order)
 
 
+def _recognize_again(partition: Partition, _: Any) -> None:
+    if not partition.order.is_meta:
+        partition.recognize([place < partition.sizes[0] for place in partition.order.tolist()])
+
+
+def alternating(features: int) -> list[list[bool]]:
+    """Returns two masks for couplings in turn: every other feature, from the first on, and the rest.
+
+    Args:
+        features: Number of features D.
+
+    Example:
+        >>> alternating(3)
+        [[True, False, True], [False, True, False]]
+    """
+    return [[(i + k) % 2 == 0 for i in range(features)] for k in range(2)]
+
+
+def random_masks(features: int, number: int, seed: int = 0) -> list[list[bool]]:
+    """Returns random masks for couplings in turn: a half of the features, the rest, another half, its rest, ...
+
+    Features that alternating masks keep on one side in every layer come to decide about each other directly. The global
+    random state is neither read nor changed.
+
+    Args:
+        features: Number of features D.
+        number: Number of masks; one per coupling, say.
+        seed: Another one gives other masks.
+
+    Raises:
+        ValueError: If there is no mask.
+
+    Example:
+        >>> from pyro_dgm.models import RealNVP
+        >>> flow = RealNVP(6, transforms=8, masks=random_masks(6, 8))
+    """
+    if number < 1:
+        raise ValueError(f"number: expected at least 1 mask, got {number}")
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    pairs = [torch.randperm(features, generator=generator, device="cpu").tolist() for _ in range(0, number, 2)]
+    return [[place % 2 == k % 2 for place in pairs[k // 2]] for k in range(number)]
+
+
 class Coupling(Transform):
     r"""A coupling transform with an MLP conditioner.
 
     Args:
         mask: One truth value per feature: true for those that stay and condition (A), false for those that
-            are transformed (B).
+            are transformed (B). It is saved with the weights.
         univariate: The family :math:`g`; :class:`Affine` when ``None``.
         hidden_features: Hidden widths of the conditioner.
         context: Width of the context, 0 for none.

@@ -59,7 +59,8 @@ class NCSF(FlowModel):
         bins: Number of bins K of the splines.
         harmonics: Number of harmonics of an angle that conditioners see, :math:`\cos kx` and :math:`\sin kx`.
         hidden_features: Hidden widths of the conditioners; autoregressive ones each at least D.
-        masks: Masks of the couplings, used in turn, true where an angle conditions; alternating when ``None``.
+        masks: Masks of the couplings, used in turn, true where an angle conditions; alternating when ``None``. See
+            :func:`~pyro_dgm.transforms.random_masks`.
         activation: Class of the conditioners' activation.
 
     Raises:

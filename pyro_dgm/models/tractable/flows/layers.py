@@ -1,4 +1,4 @@
-"""How the layers of a flow are stacked: alternating masks for couplings, alternating orders for autoregression.
+"""How the layers of a flow are stacked: masks in turn for couplings, alternating orders for autoregression.
 
 Both lists run latent to data. A coupling costs the same in both directions. An autoregressive layer is
 parallel in one direction and sequential in the other; ``fast`` says which: ``"density"`` scores data in one pass
@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn
 
-from ....transforms import Coupling, Harmonics, MaskedAutoregressive, Transform, Univariate
+from ....transforms import Coupling, Harmonics, MaskedAutoregressive, Transform, Univariate, alternating
 
 
 def couplings(
@@ -33,7 +33,7 @@ def couplings(
     if masks is not None and not len(masks):
         raise ValueError("masks: expected at least one mask, or None for alternating ones, got an empty sequence")
     if masks is None:
-        masks = [[(i + k) % 2 == 0 for i in range(features)] for k in range(2)]
+        masks = alternating(features)
     for mask in masks:
         if len(mask) != features:
             raise ValueError(f"masks: expected {features} truth values in each, got {len(mask)}")

@@ -34,7 +34,8 @@ class NSF(FlowModel):
         bins: Number of bins K of the splines.
         bound: Half-width B of the interval on which (standardised) features are bent.
         hidden_features: Hidden widths of the conditioners; autoregressive ones each at least D.
-        masks: Masks of the couplings, used in turn, true where a feature conditions; alternating when ``None``.
+        masks: Masks of the couplings, used in turn, true where a feature conditions; alternating when ``None``. See
+            :func:`~pyro_dgm.transforms.random_masks`.
         activation: Class of the conditioners' activation.
         support: Where the data live.
         standardize: Whether data are standardised by the moments of the training data.

@@ -3,6 +3,7 @@
 import copy
 import warnings
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -278,3 +279,13 @@ def test_python_state_survives_odd_objects():
     module.slots.level = 1.0
     module.hidden[0].training = False
     assert changed(before, python_state([module])) == "hidden"
+
+
+@pytest.mark.parametrize("identities", [False, True])
+def test_python_state_looks_into_every_object_of_a_list(identities):
+    module = nn.Module()
+    module.things = [SimpleNamespace(level=k) for k in range(20)]
+    for thing in module.things:
+        before = python_state([module], identities=identities)
+        thing.level += 100
+        assert changed(before, python_state([module], identities=identities)) == "things"

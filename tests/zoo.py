@@ -76,6 +76,10 @@ MODELS: dict[str, ModelRow] = {
     "IAF": ModelRow(lambda c: m.IAF(D, c, **SMALL)),
     "NSF": ModelRow(lambda c: m.NSF(D, c, bins=4, **SMALL)),
     "NSF-autoregressive": ModelRow(lambda c: m.NSF(D, c, autoregressive=True, bins=4, activation=nn.SiLU, **SMALL)),
+    "NCSF": ModelRow(lambda c: m.NCSF(2, c, bins=3, **SMALL)),
+    "NCSF-autoregressive": ModelRow(
+        lambda c: m.NCSF(D, c, autoregressive=True, transforms=1, bins=3, harmonics=2, hidden_features=(8,))
+    ),
     "FFJORD": ModelRow(lambda c: m.FFJORD(D, c, hidden_features=(5, 4), activation=nn.Softplus, solver="rk4", steps=4)),
     "FFJORD-dopri5": ModelRow(lambda c: m.FFJORD(D, c, hidden_features=(6,), rtol=1e-9, atol=1e-9), atol=1e-4),
     "NormalizingFlow": ModelRow(
@@ -169,10 +173,20 @@ TRANSFORMS: dict[str, TransformRow] = {
     "Coupling-Affine": TransformRow(lambda c: t.Coupling([0, 0, 0, 1], t.Affine(2.0), (8,), c)),
     "Coupling-Spline": TransformRow(lambda c: t.Coupling([1, 1, 0, 0], t.Spline(5, 2.0), (8,), c)),
     "Coupling-CircularSpline": TransformRow(lambda c: t.Coupling([1, 1, 0, 0], t.CircularSpline(4), (8,), c)),
-    "Coupling-all": TransformRow(lambda c: t.Coupling([1, 0, 1, 0], t.Spline(4), (8,), c, transform_all=True)),
+    "Coupling-CircularSpline-Harmonics-Wrap": TransformRow(
+        lambda c: t.Compose(
+            [t.Coupling([1, 0, 1, 0], t.CircularSpline(4), (8,), c, embed=t.Harmonics(2), transform_all=True), t.Wrap()]
+        )
+    ),
+    "Coupling-all-alternating": TransformRow(
+        lambda c: t.Coupling(t.alternating(4)[0], t.Spline(4), (8,), c, transform_all=True)
+    ),
     "MaskedAutoregressive": TransformRow(lambda c: t.MaskedAutoregressive(4, None, [2, 0, 3, 1], (8,), c)),
     "MaskedAutoregressive-Shift": TransformRow(lambda c: t.MaskedAutoregressive(4, t.Shift(), None, (8, 6), c)),
     "MaskedAutoregressive-Spline": TransformRow(lambda c: t.MaskedAutoregressive(4, t.Spline(5), None, (8,), c)),
+    "MaskedAutoregressive-CircularSpline-Harmonics": TransformRow(
+        lambda c: t.MaskedAutoregressive(4, t.CircularSpline(4), [2, 0, 3, 1], (8,), c, embed=t.Harmonics(2))
+    ),
     "MaskedAutoregressive-1": TransformRow(lambda c: t.MaskedAutoregressive(1, t.Spline(5), None, (8,), c), (1,)),
     "MaskedAutoregressive-linear": TransformRow(lambda c: t.MaskedAutoregressive(4, None, None, (), c)),
     "Continuous": TransformRow(lambda c: t.Continuous(4, (8, 6), c, solver="rk4", steps=16)),
@@ -183,7 +197,9 @@ TRANSFORMS: dict[str, TransformRow] = {
     "MaskedAutoregressive-DeepSigmoidal": TransformRow(
         lambda c: t.MaskedAutoregressive(4, t.DeepSigmoidal(3, layers=2), None, (8,), c)
     ),
-    "Coupling-SumOfSquares": TransformRow(lambda c: t.Coupling([0, 1, 1, 0], t.SumOfSquares(2, 2), (8,), c)),
+    "Coupling-SumOfSquares-random_masks": TransformRow(
+        lambda c: t.Coupling(t.random_masks(4, 3, seed=1)[2], t.SumOfSquares(2, 2), (8,), c)
+    ),
     "Coupling-GaussianMixtureCDF": TransformRow(
         lambda c: t.Coupling([0, 1, 0, 1], t.GaussianMixtureCDF(3), (8,), c, transform_all=True)
     ),

@@ -60,6 +60,7 @@ class MaskedMLP(nn.Module):
         order: Degree of every input, a permutation of 0..D-1; natural order when ``None``.
         context: Width of the context, 0 for none. All hidden units see it.
         activation: Class of the activation.
+        in_per_feature: Numbers that stand for an input, next to each other; they share its degree.
 
     Raises:
         ValueError: If a hidden layer is too narrow, or ``order`` is no permutation.
@@ -78,6 +79,8 @@ class MaskedMLP(nn.Module):
         order: Sequence[int] | None = None,
         context: int = 0,
         activation: type[nn.Module] = nn.ReLU,
+        *,
+        in_per_feature: int = 1,
     ) -> None:
         super().__init__()
         order = list(range(features)) if order is None else [int(d) for d in order]
@@ -94,8 +97,9 @@ class MaskedMLP(nn.Module):
         for width in hidden_features:
             degrees.append(sorted(i % max(features - lowest, 1) + lowest for i in range(width)))
         inputs, *hidden = (torch.tensor(layer) for layer in degrees)
-        masks = [m[:, None] >= n for n, m in pairwise([inputs, *hidden])]
-        masks.append((inputs[:, None] > [inputs, *hidden][-1]).repeat(out_per_feature, 1))
+        units = [inputs.repeat_interleave(in_per_feature), *hidden]
+        masks = [m[:, None] >= n for n, m in pairwise(units)]
+        masks.append((inputs[:, None] > units[-1]).repeat(out_per_feature, 1))
         kinds = [*[MaskedLinear] * len(hidden), partial(MaskedLinear, features=features)]
         self.layers = nn.ModuleList(kind(mask) for kind, mask in zip(kinds, masks, strict=True))
         zero_(self.layers[-1])
@@ -106,7 +110,7 @@ class MaskedMLP(nn.Module):
             self.context = Table(context, features, out_per_feature, bias=False)
             nn.init.zeros_(self.context.weight)
         self.activation = activation()
-        self.features, self.out_per_feature = features, out_per_feature
+        self.features, self.in_per_feature = features, in_per_feature
         self.sequence = sorted(range(features), key=order.__getitem__)
         self.ends = [[bisect_right(layer, d) for d in range(features)] for layer in degrees[1:]]
 
@@ -120,7 +124,7 @@ class MaskedMLP(nn.Module):
         return Walk(self, context, size)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Maps ``x`` with shape (*, D) and ``context`` with shape (*, context) to (*, D, out_per_feature)."""
+        """Maps ``x``, (*, D in_per_feature), and ``context``, (*, context), to (*, D, out_per_feature)."""
         first, *others = self.layers
         h = first(x)
         if self.context is not None:
@@ -148,9 +152,11 @@ class Walk:
         offset = first.bias[:, None]
         if network.context is not None:
             offset = offset + network.context.weight @ context.mT
-        weights = [first.weight[:, self.sequence], *(layer.weight for layer in others)]
+        size_in = network.in_per_feature
+        columns = [i * size_in + j for i in self.sequence for j in range(size_in)]
+        weights = [first.weight[:, columns], *(layer.weight for layer in others)]
         self.layers = list(zip(weights, [offset, *(layer.bias[:, None] for layer in others)], strict=True))
-        widths = [network.features, *(len(weight) for weight in weights[:-1])]
+        widths = [len(columns), *(len(weight) for weight in weights[:-1])]
         self.known = [Prefix(like, width, size) for width in widths]
 
     def output(self) -> Tensor:
@@ -164,8 +170,8 @@ class Walk:
         return _rows(self.layers[-1], rows, self.known[-1].value).mT
 
     def see(self, x: Tensor) -> None:
-        """Makes the next input known, with shape (n,)."""
-        self.known[0].append(x[None])
+        """Makes the next input known, with shape (in_per_feature, n)."""
+        self.known[0].append(x)
         self.degree += 1
 
 

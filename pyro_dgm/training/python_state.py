@@ -53,7 +53,7 @@ class _Look:
 
     def __init__(self, identities: bool, known: set[int]) -> None:
         self.identities, self.left = identities, MOST
-        self.seen = set(known)
+        self.seen: dict[int, Any] = dict.fromkeys(known)  # held, so that no later object has the identity of one
 
     def __call__(self, value: Any, depth: int = 0) -> Any:
         self.left -= 1
@@ -68,7 +68,7 @@ class _Look:
         beyond = depth >= DEEPEST or self.left < 0 or id(value) in self.seen
         if beyond or isinstance(value, Tensor | ModuleType) or _is_theirs(value):
             return self._identity(value)
-        self.seen.add(id(value))
+        self.seen[id(value)] = value
         if isinstance(value, list | tuple | dict | set | frozenset):
             items = value.items() if isinstance(value, dict) else enumerate(value)
             return type(value), len(value), tuple((self(k, depth + 1), self(v, depth + 1)) for k, v in items)

@@ -11,9 +11,10 @@ instead.
 from .autoregressive import MaskedAutoregressive
 from .base import Conditioned, Inverse, Transform
 from .block import BlockAutoregressive
+from .circular import Harmonics, Wrap
 from .compose import Compose, Foreign, as_transform
 from .continuous import Continuous
-from .coupling import Coupling
+from .coupling import Coupling, alternating, random_masks
 from .elementwise import ElementWise, Householder
 from .image import ImageCoupling, InvertibleConvolution, Squeeze, checkerboard, first_half
 from .inversion import invert
@@ -38,6 +39,7 @@ __all__ = [
     "ElementWise",
     "Foreign",
     "GaussianMixtureCDF",
+    "Harmonics",
     "Householder",
     "ImageCoupling",
     "Inverse",
@@ -58,9 +60,12 @@ __all__ = [
     "Sylvester",
     "Transform",
     "Univariate",
+    "Wrap",
+    "alternating",
     "as_transform",
     "checkerboard",
     "first_half",
     "invert",
+    "random_masks",
     "with_support",
 ]

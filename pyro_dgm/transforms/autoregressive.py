@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from ..nn import MaskedMLP, leave_autocast, without_autocast
 from .base import Pass, Transform, check_width
+from .circular import Harmonics
 from .univariate import Affine, Univariate
 
 
@@ -30,6 +31,7 @@ class MaskedAutoregressive(Transform):
         hidden_features: Hidden widths, each at least D.
         context: Width of the context, 0 for none.
         activation: Class of the conditioner's activation.
+        embed: How the conditioner sees a feature; as it is when ``None``, ``Harmonics()`` for angles.
 
     Example:
         >>> t = MaskedAutoregressive(3, order=[2, 1, 0])
@@ -44,10 +46,16 @@ class MaskedAutoregressive(Transform):
         hidden_features: Sequence[int] = (64, 64),
         context: int = 0,
         activation: type[nn.Module] = nn.ReLU,
+        *,
+        embed: Harmonics | None = None,
     ) -> None:
         super().__init__()
         self.univariate = univariate or Affine()
-        self.conditioner = MaskedMLP(features, self.univariate.size, hidden_features, order, context, activation)
+        self.embed = embed
+        size, size_in = self.univariate.size, 1 if embed is None else embed.size
+        self.conditioner = MaskedMLP(
+            features, size, hidden_features, order, context, activation, in_per_feature=size_in
+        )
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Transforms all features in one pass."""
@@ -67,9 +75,10 @@ class MaskedAutoregressive(Transform):
             walk = self.conditioner.walk(context, batch_shape.numel())
             for i in walk.sequence:
                 x[i], ladj = self.univariate.inverse_and_ladj(columns[i], walk.output())
-                walk.see(x[i])
+                walk.see(x[i][None] if self.embed is None else self.embed(x[i]).mT)
                 total = total + ladj
         return torch.stack(x, -1).reshape(*batch_shape, -1), total.reshape(batch_shape)
 
     def _theta(self, x: Tensor, context: Tensor | None) -> Tensor:
-        return leave_autocast(self.conditioner(x, context))
+        seen = x if self.embed is None else self.embed(x).flatten(-2)
+        return leave_autocast(self.conditioner(seen, context))

@@ -11,17 +11,21 @@ estimation using Real NVP, 2016, arXiv:1605.08803.)
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..nn import MLP, Parameters, leave_autocast
 from .base import Pass, Transform, check_width
+from .circular import Harmonics
 from .univariate import Affine, Univariate
 
 
 class Partition(nn.Module):
     """A vector's features in two parts, taken apart and put together; by views where the two alternate or follow.
+
+    The mask is part of the state: what is loaded from a partition into as many features goes by that one's mask.
 
     Args:
         mask: One truth value per feature: true for those of the first part.
@@ -31,14 +35,19 @@ class Partition(nn.Module):
         super().__init__()
         a = [i for i, first in enumerate(mask) if first]
         b = [i for i, first in enumerate(mask) if not first]
-        mask, self.sizes = list(mask), (len(a), len(b))
-        self.a_first = mask[0]
-        self.alternate = mask == [self.a_first, not self.a_first] * (len(mask) // 2)
-        self.follow = mask == sorted(mask, reverse=self.a_first)
+        self.sizes = (len(a), len(b))
         self.register_buffer("a", torch.tensor(a))
         self.register_buffer("b", torch.tensor(b))
         position = {feature: i for i, feature in enumerate(a + b)}
         self.register_buffer("order", torch.tensor([position[i] for i in range(len(mask))]))
+        self.recognize(list(mask))
+        self.register_load_state_dict_post_hook(_recognize_again)
+
+    def recognize(self, mask: list[bool]) -> None:
+        """Notes which views, if any, take the two parts of a mask."""
+        self.a_first = mask[0]
+        self.alternate = mask == [self.a_first, not self.a_first] * (len(mask) // 2)
+        self.follow = mask == sorted(mask, reverse=self.a_first)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the two parts."""
@@ -61,18 +70,62 @@ class Partition(nn.Module):
         return torch.cat([x_a, x_b], -1).index_select(-1, self.order)
 
 
+def _recognize_again(partition: Partition, _: Any) -> None:
+    if not partition.order.is_meta:
+        partition.recognize([place < partition.sizes[0] for place in partition.order.tolist()])
+
+
+def alternating(features: int) -> list[list[bool]]:
+    """Returns two masks for couplings in turn: every other feature, from the first on, and the rest.
+
+    Args:
+        features: Number of features D.
+
+    Example:
+        >>> alternating(3)
+        [[True, False, True], [False, True, False]]
+    """
+    return [[(i + k) % 2 == 0 for i in range(features)] for k in range(2)]
+
+
+def random_masks(features: int, number: int, seed: int = 0) -> list[list[bool]]:
+    """Returns random masks for couplings in turn: a half of the features, the rest, another half, its rest, ...
+
+    Features that alternating masks keep on one side in every layer come to decide about each other directly. The global
+    random state is neither read nor changed.
+
+    Args:
+        features: Number of features D.
+        number: Number of masks; one per coupling, say.
+        seed: Another one gives other masks.
+
+    Raises:
+        ValueError: If there is no mask.
+
+    Example:
+        >>> from pyro_dgm.models import RealNVP
+        >>> flow = RealNVP(6, transforms=8, masks=random_masks(6, 8))
+    """
+    if number < 1:
+        raise ValueError(f"number: expected at least 1 mask, got {number}")
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    pairs = [torch.randperm(features, generator=generator, device="cpu").tolist() for _ in range(0, number, 2)]
+    return [[place % 2 == k % 2 for place in pairs[k // 2]] for k in range(number)]
+
+
 class Coupling(Transform):
     r"""A coupling transform with an MLP conditioner.
 
     Args:
         mask: One truth value per feature: true for those that stay and condition (A), false for those that
-            are transformed (B).
+            are transformed (B). It is saved with the weights.
         univariate: The family :math:`g`; :class:`Affine` when ``None``.
         hidden_features: Hidden widths of the conditioner.
         context: Width of the context, 0 for none.
         activation: Class of the conditioner's activation.
         transform_all: Whether the features A are transformed too, by functions :math:`g(x_A; \theta_A(c))` that do not
             look at the data; B is then conditioned on the transformed A.
+        embed: How the conditioner sees a feature; as it is when ``None``, ``Harmonics()`` for angles.
 
     Raises:
         ValueError: If the mask leaves nothing to condition on or nothing to transform.
@@ -91,6 +144,7 @@ class Coupling(Transform):
         activation: type[nn.Module] = nn.ReLU,
         *,
         transform_all: bool = False,
+        embed: Harmonics | None = None,
     ) -> None:
         super().__init__()
         stays = [bool(m) for m in (mask.tolist() if isinstance(mask, Tensor) else mask)]
@@ -103,7 +157,9 @@ class Coupling(Transform):
         size = self.univariate.size
         self.partition = Partition(stays)
         a, b = self.partition.sizes
-        self.conditioner = MLP(a, b, hidden_features, context, activation, out_per_feature=size, zero=True)
+        self.embed = embed
+        seen = a if embed is None else a * embed.size
+        self.conditioner = MLP(seen, b, hidden_features, context, activation, out_per_feature=size, zero=True)
         self.own = Parameters(a * size, context) if transform_all else None
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
@@ -131,7 +187,8 @@ class Coupling(Transform):
         return self.partition.split(x)
 
     def _theta(self, y_a: Tensor, context: Tensor | None) -> Tensor:
-        return leave_autocast(self.conditioner(y_a, context))
+        seen = y_a if self.embed is None else self.embed(y_a).flatten(-2)
+        return leave_autocast(self.conditioner(seen, context))
 
     def _own(self, context: Tensor | None) -> Tensor:
         return self.own(context).unflatten(-1, (-1, self.univariate.size))

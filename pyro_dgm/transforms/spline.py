@@ -56,8 +56,8 @@ class RationalQuadratic(Univariate):
 
         Args:
             v: Where, with shape (*, D); memory runs feature by feature from here on, as it does in what networks give.
-            parts: For one run of features after another, logits of width and height, bin by bin, (2 K, D, *), and raw log-slopes
-                at the knots, (K + 1, D, *).
+            parts: For one run of features after another, logits of width and height, bin by bin, (2 K, D, *), and raw
+                log-slopes at the knots, (K + 1, D, *).
             inverse: Whether v is a y.
             bound: Half-width of the interval, if v may lie outside.
         """

@@ -39,7 +39,8 @@ class NICE(FlowModel):
         context: Width of the context, 0 for none.
         transforms: Number of couplings.
         hidden_features: Hidden widths of the conditioners.
-        masks: Masks used in turn, true where a feature conditions; alternating when ``None``.
+        masks: Masks used in turn, true where a feature conditions; alternating when ``None``. See
+            :func:`~pyro_dgm.transforms.random_masks`.
         activation: Class of the conditioners' activation.
         support: Where the data live.
         standardize: Whether data are standardised by the moments of the training data.
@@ -83,7 +84,8 @@ class RealNVP(FlowModel):
         context: Width of the context, 0 for none.
         transforms: Number of couplings.
         hidden_features: Hidden widths of the conditioners.
-        masks: Masks used in turn, true where a feature conditions; alternating when ``None``.
+        masks: Masks used in turn, true where a feature conditions; alternating when ``None``. See
+            :func:`~pyro_dgm.transforms.random_masks`.
         activation: Class of the conditioners' activation.
         support: Where the data live.
         standardize: Whether data are standardised by the moments of the training data.

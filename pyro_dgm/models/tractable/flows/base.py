@@ -94,12 +94,14 @@ class FlowModel(TractableModel):
         """
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature: expected a positive number, got {temperature}")
+        if not isinstance(elementwise(self.base.support), type(constraints.real)):
+            raise ValueError(f"temperature: expected a flow with a latent of reals to scale, got {self.base.support}")
         p = self(context)
         scaling = AffineTransform(0.0, float(temperature), event_dim=1)
         return Flow(self.base._distribution(None), [scaling, p.transforms[0]], None).expand(p.batch_shape)
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Returns the latent z of data x, with shape (*, D): standard normal if the flow fits."""
+        """Returns the latent z of data x, with shape (*, D): distributed as the base if the flow fits."""
         self._check_context(context)
         return self.transform.inverse_and_ladj(x, context)[0]
 
@@ -117,7 +119,12 @@ class FlowModel(TractableModel):
 
         Args:
             constraint: Where the data live, e.g. ``constraints.positive``.
+
+        Raises:
+            ValueError: If the flow has a support of its own, or other unconstrained features in another number.
         """
+        if "support" not in self.config:
+            raise ValueError(f"constraint: {type(self).__name__} has one support, {self.support}, got {constraint}")
         latent = Compose([Support(constraint)]).inverse_shape(self.event_shape)
         if latent != self.base.event_shape:
             raise ValueError(

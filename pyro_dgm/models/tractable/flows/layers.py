@@ -1,4 +1,4 @@
-"""How the layers of a flow are stacked: alternating masks for couplings, alternating orders for autoregression.
+"""How the layers of a flow are stacked: masks in turn for couplings, alternating orders for autoregression.
 
 Both lists run latent to data. A coupling costs the same in both directions. An autoregressive layer is
 parallel in one direction and sequential in the other; ``fast`` says which: ``"density"`` scores data in one pass
@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import nn
 
-from ....transforms import Coupling, MaskedAutoregressive, Transform, Univariate
+from ....transforms import Coupling, Harmonics, MaskedAutoregressive, Transform, Univariate, alternating
 
 
 def couplings(
@@ -22,6 +22,7 @@ def couplings(
     context: int,
     activation: type[nn.Module],
     transform_all: bool = False,
+    embed: Harmonics | None = None,
 ) -> list[Transform]:
     """Couplings over masks used in turn; every other feature, and the rest, when ``masks`` is ``None``."""
     if features < 2:
@@ -32,12 +33,13 @@ def couplings(
     if masks is not None and not len(masks):
         raise ValueError("masks: expected at least one mask, or None for alternating ones, got an empty sequence")
     if masks is None:
-        masks = [[(i + k) % 2 == 0 for i in range(features)] for k in range(2)]
+        masks = alternating(features)
     for mask in masks:
         if len(mask) != features:
             raise ValueError(f"masks: expected {features} truth values in each, got {len(mask)}")
+    settings = {"transform_all": transform_all, "embed": embed}
     return [
-        Coupling(masks[k % len(masks)], univariate, hidden_features, context, activation, transform_all=transform_all)
+        Coupling(masks[k % len(masks)], univariate, hidden_features, context, activation, **settings)
         for k in range(transforms)
     ]
 
@@ -60,12 +62,34 @@ def autoregressions(
     hidden_features: Sequence[int],
     context: int,
     activation: type[nn.Module],
+    embed: Harmonics | None = None,
 ) -> list[Transform]:
     """Autoregressive layers whose order is natural and reversed in turn."""
     check_fast(fast)
     orders = list(range(features)), list(reversed(range(features)))
     layers: list[Transform] = [
-        MaskedAutoregressive(features, univariate, orders[k % 2], hidden_features, context, activation)
+        MaskedAutoregressive(features, univariate, orders[k % 2], hidden_features, context, activation, embed=embed)
         for k in range(transforms)
     ]
     return [layer.inv for layer in layers] if fast == "density" else layers
+
+
+def spline_layers(
+    features: int,
+    spline: Univariate,
+    autoregressive: bool,
+    transforms: int | None,
+    masks: Sequence[Sequence[bool]] | None,
+    hidden_features: Sequence[int],
+    context: int,
+    activation: type[nn.Module],
+    embed: Harmonics | None = None,
+) -> list[Transform]:
+    """Autoregressive layers, 3 of them when ``transforms`` is ``None``, or couplings that transform all, 5 of them."""
+    if autoregressive and masks is not None:
+        raise ValueError("masks: expected None for an autoregressive flow, whose layers have orders, not masks")
+    if autoregressive:
+        n = 3 if transforms is None else transforms
+        return autoregressions(features, spline, n, "density", hidden_features, context, activation, embed)
+    n = 5 if transforms is None else transforms
+    return couplings(features, spline, n, masks, hidden_features, context, activation, True, embed)

@@ -12,7 +12,7 @@ from torch.distributions import constraints
 
 from ....transforms import Spline
 from .base import FlowModel
-from .layers import autoregressions, couplings
+from .layers import spline_layers
 
 
 class NSF(FlowModel):
@@ -34,7 +34,8 @@ class NSF(FlowModel):
         bins: Number of bins K of the splines.
         bound: Half-width B of the interval on which (standardised) features are bent.
         hidden_features: Hidden widths of the conditioners; autoregressive ones each at least D.
-        masks: Masks of the couplings, used in turn, true where a feature conditions; alternating when ``None``.
+        masks: Masks of the couplings, used in turn, true where a feature conditions; alternating when ``None``. See
+            :func:`~pyro_dgm.transforms.random_masks`.
         activation: Class of the conditioners' activation.
         support: Where the data live.
         standardize: Whether data are standardised by the moments of the training data.
@@ -60,15 +61,7 @@ class NSF(FlowModel):
         support: constraints.Constraint = constraints.real,
         standardize: bool = True,
     ) -> None:
-        if autoregressive and masks is not None:
-            raise ValueError("masks: expected None for an autoregressive flow, whose layers have orders, not masks")
-        spline = Spline(bins, bound)
-
-        def layers(d: int) -> list:
-            if autoregressive:
-                n = 3 if transforms is None else transforms
-                return autoregressions(d, spline, n, "density", hidden_features, context, activation)
-            n = 5 if transforms is None else transforms
-            return couplings(d, spline, n, masks, hidden_features, context, activation, transform_all=True)
-
-        super().__init__(features, context, layers, support, standardize)
+        settings = autoregressive, transforms, masks, hidden_features, context, activation
+        super().__init__(
+            features, context, lambda d: spline_layers(d, Spline(bins, bound), *settings), support, standardize
+        )

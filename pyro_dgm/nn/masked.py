@@ -146,61 +146,52 @@ class Walk:
     """
 
     def __init__(self, network: MaskedMLP, context: Tensor | None, size: int) -> None:
-        self.network, self.degree = network, 0
-        first, *others = network.layers
-        like, self.sequence = first.weight, network.sequence
-        offset = first.bias[:, None]
+        self.activation, self.sequence, per = network.activation, network.sequence, network.in_per_feature
+        columns = [i * per + j for i in self.sequence for j in range(per)]
+        weights = [layer.weight for layer in network.layers]
+        weights[0] = weights[0][:, columns]
+        offsets = [layer.bias[:, None] for layer in network.layers]
         if network.context is not None:
-            offset = offset + network.context.weight @ context.mT
-        size_in = network.in_per_feature
-        columns = [i * size_in + j for i in self.sequence for j in range(size_in)]
-        weights = [first.weight[:, columns], *(layer.weight for layer in others)]
-        self.layers = list(zip(weights, [offset, *(layer.bias[:, None] for layer in others)], strict=True))
-        widths = [len(columns), *(len(weight) for weight in weights[:-1])]
-        self.known = [Prefix(like, width, size) for width in widths]
+            offsets[0] = offsets[0] + network.context.weight @ context.mT
+        counts = [[end - start for start, end in pairwise([0, *ends])] for ends in network.ends]
+        self.known = [Prefix(weights[0], rows, size) for rows in ([per] * network.features, *counts)]
+        *hidden, last = zip(weights, offsets, strict=True)
+        self.hidden = [zip(w.split(n), b.split(n), strict=True) for (w, b), n in zip(hidden, counts, strict=True)]
+        rows = (t.unflatten(0, (-1, network.features))[:, self.sequence].unbind(1) for t in last)
+        self.last = zip(*rows, strict=True)
 
     def output(self) -> Tensor:
         """Returns the numbers given for the next input in the order, with shape (n, out_per_feature)."""
-        sigma = self.network.activation
-        for layer, known, units, ends in zip(self.layers, self.known, self.known[1:], self.network.ends, strict=False):
-            start, end = ends[self.degree - 1] if self.degree else 0, ends[self.degree]
-            if end > start:
-                units.append(sigma(_rows(layer, slice(start, end), known.value)))
-        rows = slice(self.sequence[self.degree], None, self.network.features)
-        return _rows(self.layers[-1], rows, self.known[-1].value).mT
+        for layer, known, units in zip(self.hidden, self.known, self.known[1:], strict=False):
+            units.append(self.activation(known.through(*next(layer))))
+        return self.known[-1].through(*next(self.last)).mT
 
     def see(self, x: Tensor) -> None:
         """Makes the next input known, with shape (in_per_feature, n)."""
         self.known[0].append(x)
-        self.degree += 1
 
 
 class Prefix:
-    """Rows that become known from the first on: written into place, or joined anew where gradients are recorded.
+    """Rows that become known from the first on: written into a table of zeros, or joined where gradients are recorded.
 
     Args:
         like: A tensor of their dtype and device.
-        rows: Number of rows in the end.
+        counts: How many rows become known at a time.
         size: Number of columns.
     """
 
-    def __init__(self, like: Tensor, rows: int, size: int) -> None:
-        self.all = None if torch.is_grad_enabled() else like.new_empty(rows, size)
-        self.value = like.new_empty(0, size)
+    def __init__(self, like: Tensor, counts: Sequence[int], size: int) -> None:
+        self.joined = torch.is_grad_enabled()
+        self.value = like.new_zeros(0 if self.joined else sum(counts), size)
+        self.rest = iter(() if self.joined else self.value.split(list(counts)))
 
     def append(self, block: Tensor) -> None:
         """Adds rows."""
-        if self.all is None:
-            self.value = torch.cat([self.value, block.expand(-1, self.value.shape[1])])
-            return
-        start = len(self.value)
-        self.all[start : start + len(block)] = block
-        self.value = self.all[: start + len(block)]
+        if self.joined:
+            self.value = torch.cat([self.value, block])
+        else:
+            next(self.rest).copy_(block)
 
-
-def _rows(layer: tuple[Tensor, Tensor], rows: slice, known: Tensor) -> Tensor:
-    """Some rows of a layer, which see all that is known of the layer before."""
-    weight, offset = layer
-    if not len(known):
-        return offset[rows].expand(-1, known.shape[1])
-    return weight[rows, : len(known)] @ known + offset[rows]
+    def through(self, weight: Tensor, offset: Tensor) -> Tensor:
+        """Applies rows of the layer that reads these."""
+        return torch.addmm(offset, weight[:, : len(self.value)] if self.joined else weight, self.value)

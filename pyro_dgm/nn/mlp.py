@@ -15,6 +15,7 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .precision import leave_autocast
 
@@ -51,6 +52,9 @@ class Table(nn.Linear):
 
 def table(h: Tensor, weight: Tensor, bias: Tensor | None, features: int) -> Tensor:
     """Applies the linear map of a :class:`Table` with this weight and bias."""
+    if len(weight) <= 2 * features:  # for so few numbers the order in memory repays no further step
+        out = F.linear(h, weight, bias)
+        return out.view(*out.shape[:-1], -1, features).mT
     out = weight @ h.reshape(-1, h.shape[-1]).mT
     if bias is not None:
         out = out + bias[:, None]  # addmm would first copy the bias, element by element

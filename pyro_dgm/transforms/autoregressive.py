@@ -70,14 +70,14 @@ class MaskedAutoregressive(Transform):
         columns = y.expand(*batch_shape, -1).reshape(-1, y.shape[-1]).unbind(-1)
         if context is not None:
             context = leave_autocast(context).expand(*batch_shape, -1).reshape(-1, context.shape[-1])
-        x, total = list(columns), 0.0
+        x, ladjs = list(columns), []
         with without_autocast(y):
             walk = self.conditioner.walk(context, batch_shape.numel())
             for i in walk.sequence:
                 x[i], ladj = self.univariate.inverse_and_ladj(columns[i], walk.output())
                 walk.see(x[i][None] if self.embed is None else self.embed(x[i]).mT)
-                total = total + ladj
-        return torch.stack(x, -1).reshape(*batch_shape, -1), total.reshape(batch_shape)
+                ladjs.append(ladj)
+        return torch.stack(x, -1).reshape(*batch_shape, -1), torch.stack(ladjs).sum(0).reshape(batch_shape)
 
     def _theta(self, x: Tensor, context: Tensor | None) -> Tensor:
         seen = x if self.embed is None else self.embed(x).flatten(-2)

@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .univariate import Theta, Univariate, whole
 
@@ -57,7 +56,7 @@ class RationalQuadratic(Univariate):
         Args:
             v: Where, with shape (*, D); memory runs feature by feature from here on, as it does in what networks give.
             parts: For one run of features after another, logits of width and height, bin by bin, (2 K, D, *), and raw
-                log-slopes at the knots, (K + 1, D, *).
+                log-slopes, (K + 1, D, *) for all knots, or (K - 1, D, *) for all but the outermost, whose slope is 1.
             inverse: Whether v is a y.
             bound: Half-width of the interval, if v may lie outside.
         """
@@ -66,7 +65,7 @@ class RationalQuadratic(Univariate):
         look = _Bin.apply if torch.is_grad_enabled() else _Bin.forward
         bins = []
         for piece, (sizes, slopes) in zip(pieces, parts, strict=True):
-            sizes = sizes.unflatten(0, (self.bins, 2)).softmax(0)
+            sizes = sizes.view(self.bins, 2, *sizes.shape[1:]).softmax(0)
             sizes = torch.add(sizes.new_full((), least), sizes, alpha=2 * self.bound - self.bins * least)
             bins.append(look(piece.clamp(-bound, bound), sizes, slopes, inverse, self.bound)[0])
         evaluate = _Evaluate.apply if torch.is_grad_enabled() else _Evaluate.forward
@@ -113,9 +112,7 @@ class Spline(RationalQuadratic):
 
     def _within(self, v: Tensor, theta: Theta, inverse: bool) -> tuple[Tensor, Tensor]:
         v, thetas = _number_first(v, theta)
-        sizes = [t[: 2 * self.bins] for t in thetas]
-        slopes = [F.pad(t[2 * self.bins :], (0, 0) * (t.dim() - 1) + (1, 1)) for t in thetas]
-        return self._evaluate(v, list(zip(sizes, slopes, strict=True)), inverse, self.bound)
+        return self._evaluate(v, [t.split([2 * self.bins, self.bins - 1]) for t in thetas], inverse, self.bound)
 
 
 class CircularSpline(RationalQuadratic):
@@ -174,17 +171,22 @@ def _number_first(v: Tensor, theta: Theta) -> tuple[Tensor, list[Tensor]]:
     shape = torch.broadcast_shapes(v.shape, *shapes)
     first = [t.movedim((-1, -2), (0, 1)) if t.dim() > 1 else t for t in parts]
     added = [(1,) * (len(shape) + 1 - t.dim()) for t in first]
-    return v.expand(shape), [t.reshape(*t.shape[:2], *a, *t.shape[2:]) for t, a in zip(first, added, strict=True)]
+    if any(added):
+        first = [t.reshape(*t.shape[:2], *a, *t.shape[2:]) for t, a in zip(first, added, strict=True)]
+    return v if v.shape == shape else v.expand(shape), first
 
 
 class _Bin(torch.autograd.Function):
-    """The bin of v, (6, *): x_0, y_0, w, h, raw log-slopes at its ends; of sizes, (K, 2, *), and slopes, (K + 1, *)."""
+    """The bin of v, (6, *): x_0, y_0, w, h, raw log-slopes at its ends; of sizes, (K, 2, *), and knots' slopes."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(v: Tensor, sizes: Tensor, slopes: Tensor, inverse: bool, bound: float) -> tuple[Tensor, Tensor]:
         pairs, ends = sizes.unbind(0), slopes.split(1)
+        if len(slopes) < len(sizes):
+            zero = torch.zeros_like(ends[0])
+            ends = [zero, *ends, zero]
         starts = accumulate(pairs[:-1], initial=torch.full_like(pairs[0], -bound))
         table = torch.cat([row for bin in zip(starts, pairs, ends, ends[1:], strict=False) for row in bin])
         k = (v >= table[6 + inverse :: 6]).sum(0)
@@ -206,7 +208,8 @@ class _Bin(torch.autograd.Function):
         before = (k - j).clamp(0, 1)  # 1 where j is less than k
         here = before[:-1] - before[1:]
         g_sizes = torch.addcmul(g[:2] * before[2:-1, None], g[2:4], here[1:-1, None])
-        g_slopes = torch.addcmul(here[1:] * g[4], here[:-1], g[5])
+        d = 1 if slopes[0] < sizes[0] else 0
+        g_slopes = torch.addcmul(here[1 + d : len(here) - d] * g[4], here[d : len(here) - 1 - d], g[5])
         return None, g_sizes.sum_to_size(sizes), g_slopes.sum_to_size(slopes), None, None
 
 

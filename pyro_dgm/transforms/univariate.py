@@ -79,17 +79,16 @@ class Affine(Univariate):
     def __init__(self, bound: float = 3.0) -> None:
         self.bound = bound
 
-    def _parameters(self, theta: Theta) -> tuple[Tensor, Tensor]:
+    def _parameters(self, theta: Theta, bound: float) -> tuple[Tensor, Tensor]:
         b, s_0 = whole(theta).unbind(-1)
-        return b, self.bound * torch.tanh(s_0 / self.bound)
+        return b, bound * torch.tanh(s_0 / self.bound)
 
     def forward_and_ladj(self, x: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Scales and shifts."""
-        b, s = self._parameters(theta)
-        return x * s.exp() + b, s
+        b, s = self._parameters(theta, self.bound)
+        return torch.addcmul(b, x, s.exp()), s
 
     def inverse_and_ladj(self, y: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Undoes the shift, then the scale."""
-        b, s = self._parameters(theta)
-        minus_s = -s
+        b, minus_s = self._parameters(theta, -self.bound)
         return (y - b) * minus_s.exp(), minus_s

@@ -131,13 +131,19 @@ class Posterior(NamedTuple):
     std: Tensor
 
     def sample(self, x: Tensor, n: int, support: constraints.Constraint) -> Tensor:
-        """Draws n samples of theta given x within the support of the prior."""
-        with torch.no_grad():
-            theta = self.flow((x - self.mean) / self.std).sample((2 * n,))
-        kept = theta[support.check(theta)]
-        if len(kept) < n:
-            raise RuntimeError(f"more than half of the samples given {x.tolist()} lie outside of the prior")
-        return kept[:n]
+        """Draws n samples of theta given x, those outside of the prior again.
+
+        Raises:
+            RuntimeError: If fewer than one in a hundred lie within.
+        """
+        kept: list[Tensor] = []
+        for _ in range(100):
+            with torch.no_grad():
+                theta = self.flow((x - self.mean) / self.std).sample((n,))
+            kept.append(theta[support.check(theta)])
+            if sum(map(len, kept)) >= n:
+                return torch.cat(kept)[:n]
+        raise RuntimeError(f"fewer than one in a hundred samples given {x.tolist()} lie within the prior")
 
 
 def make() -> NormalizingFlow:

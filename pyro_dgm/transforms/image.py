@@ -241,9 +241,9 @@ class InvertibleConvolution(Transform):
         ladj = self._ladj(x)
         with without_autocast(x):
             permutation, lower, upper = self._factors()
-            weight = (permutation @ lower @ upper)[..., None, None]
-            pixels = x.reshape(-1, *x.shape[-3:]).to(weight)
-            return F.conv2d(pixels, weight, self.bias.to(weight)).reshape(x.shape).to(self.bias), ladj
+            weight = permutation @ lower @ upper
+            y = F.linear(x.movedim(-3, -1).to(weight), weight, self.bias.to(weight))
+        return y.movedim(-1, -3).to(self.bias), ladj
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
         """Solves with P, L and U."""

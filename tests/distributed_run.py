@@ -1,6 +1,9 @@
-"""A script for ``torchrun``: fits a model on several processes and writes what each of them ended with.
+"""A script for ``torchrun``: fits models on several processes, and writes what each of them ended with.
 
-torchrun --nproc-per-node=2 tests/distributed_run.py KIND FOLDER [--strategy S] [--keep] [--die EPOCH]
+torchrun --nproc-per-node=2 tests/distributed_run.py FOLDER KIND-STRATEGY[-die|-after_STRATEGY] ...
+
+makes one run after the other, each in a folder of its name: one in which a process dies in its third epoch, one that
+goes on from the checkpoint that is there, or one from start to end.
 """
 
 import argparse
@@ -24,7 +27,7 @@ from torch.optim import Adam
 from pyro_dgm import fit
 from pyro_dgm.models import GAN, VAE, DiagonalNormal, NormalizingFlow, StandardNormal
 from pyro_dgm.objectives import ELBO
-from pyro_dgm.training import NonFiniteError, loop
+from pyro_dgm.training import NonFiniteError, assembly, loop
 from pyro_dgm.transforms import ActNorm, Coupling
 from tests.zoo import MODELS
 
@@ -190,33 +193,16 @@ def every_model(rank):
     return found
 
 
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument("kind", choices=["flow", "traced", "game", "vae", "odd", "ends", "programs", "zoo"])
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--strategy", default="ddp", choices=["ddp", "fsdp", "one"])
-    parser.add_argument("--keep", action="store_true")  # a checkpoint, to go on from
-    parser.add_argument("--die", type=int, default=0)
-    args = parser.parse_args()
-    torch.set_num_threads(1)
-    rank = int(os.environ.get("RANK", 0))
-    if args.kind in ("ends", "programs", "zoo"):
-        found = {"ends": partial(ends, args.folder), "programs": programs, "zoo": every_model}[args.kind](rank)
-        torch.save(found, args.folder / f"rank{rank}.pt")
-        return
-    if args.kind == "traced":
-        import pyro_dgm.training.assembly as assembly
-
-        assembly.inductor = lambda graph, inputs: graph
-    loop.SNAPSHOT_SECONDS = 1e9 * rank  # clocks that never agree on when to look at the weights
-    model, x = make(args.kind, rank)
+def train(folder, kind, strategy, fate, rank):
+    """One run, and what there is to know of it."""
+    model, x = make(kind, rank)
     parameters = list(model.parameters())
     epochs, rows, plain, optimizers = [], [], [], []
 
     def note(history, trained):
         epochs.append(flat(trained))
         plain.append(is_plain(trained, parameters))
-        if args.die and rank == 1 and len(history) == args.die:
+        if fate == "die" and rank == 1 and len(history) == 3:
             os._exit(7)
 
     def adam(parameters):
@@ -224,23 +210,41 @@ def main():
         return optimizers[-1]
 
     history = fit(
-        model, x, batch_size=16, max_epochs=6, seed=3, compile=args.kind == "traced", callbacks=[note],
-        devices=None if args.strategy == "one" else "auto", strategy=args.strategy.replace("one", "auto"),
-        optimizer=adam if args.kind in ("flow", "odd") else None, accumulate=2 if args.kind == "odd" else 1,
-        validation=x[:15] if args.kind in ("flow", "traced") else None,
-        ema=0.9 if args.kind in ("vae", "odd") else None,
-        checkpoint=args.folder / "run.ckpt" if args.keep else None, resume=args.keep, checkpoint_every=0.0,
+        model, x, batch_size=16, max_epochs=6, seed=3, compile=kind == "traced", callbacks=[note],
+        devices=None if strategy == "one" else "auto", strategy=strategy.replace("one", "auto"),
+        optimizer=adam if kind in ("flow", "odd") else None, accumulate=2 if kind == "odd" else 1,
+        validation=x[:15] if kind in ("flow", "traced") else None,
+        ema=0.9 if kind in ("vae", "odd") else None,
+        checkpoint=folder / "run.ckpt" if fate else None, resume=bool(fate), checkpoint_every=0.0,
         logger=rows.append,
     )  # fmt: skip
     plain.append(is_plain(model, parameters))
     state = {name: t.detach() for name, t in model.state_dict().items()}
     moments = [each["exp_avg"] for optimizer in optimizers for each in optimizer.state.values()]
     held = sum((m.to_local() if hasattr(m, "to_local") else m).numel() for m in moments)
-    torch.save(
-        {"epochs": epochs, "state": state, "loss": history["loss"] if "loss" in history.columns else [],
-         "noise": torch.randn(4), "told": len(rows), "plain": plain, "held": [held, sum(m.numel() for m in moments)]},
-        args.folder / f"rank{rank}.pt",
-    )  # fmt: skip
+    return {
+        "epochs": epochs, "state": state, "loss": history["loss"] if "loss" in history.columns else [],
+        "noise": torch.randn(4), "told": len(rows), "plain": plain, "held": [held, sum(m.numel() for m in moments)],
+    }  # fmt: skip
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("runs", nargs="+")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    assembly.inductor = lambda graph, inputs: graph  # replayed: a compilation takes longer than the runs
+    rank = int(os.environ.get("RANK", 0))
+    loop.SNAPSHOT_SECONDS = 1e9 * rank  # clocks that never agree on when to look at the weights
+    for run in args.runs:
+        print(run, flush=True)
+        folder, (kind, strategy, *fate) = args.folder / run, run.split("-")
+        folder.mkdir(exist_ok=True)
+        pyro.clear_param_store()
+        found = {"ends": partial(ends, folder), "programs": programs, "zoo": every_model}.get(kind)
+        result = found(rank) if found else train(folder, kind, strategy, "".join(fate), rank)
+        torch.save(result, folder / f"rank{rank}.pt")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A run for the tests to kill: forks, so that a start costs nothing, and says how the run that survived ended.
+"""Runs for the tests to kill: forks, so that a start costs nothing, and says how those that survived ended.
 
-    python -m tests.killed_run KIND FOLDER KILLS SEED
+    python -m tests.killed_run FOLDER KIND-KILLS ...
 
-prints one line of JSON: how many times the run was killed, at which steps it was gone on from, and whether the final
-weights and the history equal those of a run left alone, bit for bit.
+prints one line of JSON: of every run how many times it was killed, at which steps it was gone on from, and whether the
+final weights and the history equal those of a run left alone, bit for bit.
 """
 
 import json
@@ -24,8 +24,9 @@ from torch.utils.data import DataLoader, Dataset
 from pyro_dgm import fit
 from pyro_dgm.models import GAN, VAE, DiagonalNormal, RealNVP, StandardNormal
 from pyro_dgm.objectives import ELBO, Adversarial, LinearWarmup
-from pyro_dgm.training import warmup_cosine
+from pyro_dgm.training import assembly, warmup_cosine
 from pyro_dgm.training.checkpoint import Checkpoint
+from pyro_dgm.training.compilation import inductor
 
 
 class Noisy(Dataset):
@@ -52,7 +53,7 @@ def start(kind):
     """Returns the model and the arguments of fit."""
     torch.manual_seed(0)
     x = torch.randn(96, 2) @ torch.tensor([[1.0, 0.5], [0.0, 0.3]])
-    common = {"batch_size": 16, "max_epochs": 60, "progress": False, "seed": 1, "compile": False}
+    common = {"batch_size": 16, "max_epochs": 30, "progress": False, "seed": 1, "compile": False}
     if kind == "flow":
         return RealNVP(2, hidden_features=(16,)), x, {
             **common, "validation": 0.2, "ema": 0.9, "schedule": warmup_cosine, "patience": 15, "accumulate": 2,
@@ -67,18 +68,12 @@ def start(kind):
     objective = ELBO(kl_weight=LinearWarmup(40))
     settings = {**common, "batch_size": 20}
     if kind in ("traced", "compiled"):
-        settings.update(compile=True, max_epochs=300 if kind == "traced" else 60)
+        settings["compile"] = True
     return vae, Noisy(x) if kind == "vae" else x, {**settings, "objective": objective, "ema": 0.95}
 
 
 def finish(kind, path, checkpoint):
     """Trains, or goes on training, to the end, and writes what came out."""
-    if kind == "traced":
-        import pyro_dgm.training.assembly as assembly
-
-        assembly.inductor = lambda graph, inputs: (
-            graph
-        )  # replayed, not compiled: a compilation takes longer than the run
     model, x, settings = start(kind)
     random.seed(5)
     np.random.seed(5)
@@ -87,6 +82,18 @@ def finish(kind, path, checkpoint):
     torch.save(
         {"state": model.state_dict(), "rows": rows, "best": history.best_epoch, "stopped": history.stopped}, path
     )
+
+
+class CompiledOnce:
+    """Inductor, asked once for every graph, by whoever forks: a compilation takes longer than a run."""
+
+    def __init__(self):
+        self.made = {}
+
+    def __call__(self, graph, inputs):
+        if graph.code not in self.made:
+            self.made[graph.code] = inductor(graph, inputs)
+        return self.made[graph.code]
 
 
 def forked(function, *args):
@@ -115,20 +122,20 @@ def saved_step(path):
 def wait_for(path, step, before, child):
     """Waits until the child has gone on, and as far as a step, however slow the machine is, or is dead."""
     while os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        if stamp(path) != before and saved_step(path) >= step:
-            return
-        time.sleep(0.002)
+        if stamp(path) != before:
+            before = stamp(path)
+            if saved_step(path) >= step:
+                return
+        time.sleep(0.005)
 
 
-def main():
-    kind, folder, kills, seed = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
-    torch.set_num_threads(1)
-    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of processes to fork or to leave behind
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "kernels")
+def killed_and_resumed(kind, kills, folder):
+    """Kills a run again and again, and compares what comes out in the end with a run left alone."""
     alone, resumed, path = folder / "alone.pt", folder / "resumed.pt", folder / "run.ckpt"
-    assert os.waitpid(forked(finish, kind, alone, {}), 0)[1] == 0
+    assembly.inductor = CompiledOnce() if kind == "compiled" else lambda graph, inputs: graph
+    finish(kind, alone, {})
     one = torch.load(alone, weights_only=True)
-    draw, steps, killed = random.Random(seed), [], 0
+    draw, steps, killed = random.Random(0), [], 0
     moments = sorted(draw.randrange(one["rows"][-1]["step"]) for _ in range(kills))  # from its start to its end
     checkpoint = {"checkpoint": path, "resume": True, "checkpoint_every": 0.0}
     while killed < kills:
@@ -143,12 +150,27 @@ def main():
         killed += died
         if not died:
             break
+    if kind == "compiled":
+        assembly.inductor = inductor  # the last one compiles for itself
     assert os.waitpid(forked(finish, kind, resumed, checkpoint), 0)[1] == 0
     other = torch.load(resumed, weights_only=True)
     same = one["state"].keys() == other["state"].keys()
     same = same and all(torch.equal(v, other["state"][k]) for k, v in one["state"].items())
     rest = {k: one[k] == other[k] or str(one[k]) == str(other[k]) for k in ("rows", "best", "stopped")}
-    print(json.dumps({"killed": killed, "steps": steps, "of": one["rows"][-1]["step"], "weights": same, **rest}))
+    left = [file.name for file in folder.glob("*.tmp")]
+    return {"killed": killed, "steps": steps, "of": one["rows"][-1]["step"], "weights": same, "left": left, **rest}
+
+
+def main():
+    place, found = Path(sys.argv[1]), {}
+    torch.set_num_threads(1)
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"  # no pool of processes to fork or to leave behind
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(place / "kernels")
+    for run in sys.argv[2:]:
+        kind, kills = run.split("-")
+        (place / kind).mkdir()
+        found[kind] = killed_and_resumed(kind, int(kills), place / kind)
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """Flows inside Bayesian models: every example agrees with its known answer, and calibration is found or found wanting.
 
-The examples are run with fewer steps and draws than their defaults. Every row of an example's table says its error,
+The examples are run from their ``main``, with fewer steps and draws than their defaults. Every row of an example's table says its error,
 Monte Carlo and fit together; the tests allow four of them, so where the error is Monte Carlo alone a row fails for one
 seed in 16,000. Seeds are fixed: what passes once goes on passing.
 """
 
 import importlib.util
 import math
+import sys
 
 import pyro
 import pyro.distributions as dist
@@ -27,24 +28,43 @@ def example(name):
     return module
 
 
+@pytest.fixture
+def results(monkeypatch, capsys):
+    """Runs an example as a script would, and returns all that one of its functions has returned."""
+
+    def run(module, arguments, function, **settings):
+        returned, original = [], getattr(module, function)
+
+        def watched(*args, **kwargs):
+            returned.append(original(*args, **{**kwargs, **settings}))
+            return returned[-1]
+
+        monkeypatch.setattr(module, function, watched)
+        monkeypatch.setattr(sys, "argv", [module.__name__, *arguments.split()])
+        with pyro.validation_enabled():
+            module.main()
+        assert capsys.readouterr().out.count("\n") > 2  # a table
+        return returned
+
+    return run
+
+
 TABLES = {
-    "flow_as_prior": lambda m: m.rows(epochs=4, samples=150, steps=400),
-    "flow_as_noise": lambda m: m.rows(steps=400),
-    "mixture_of_flows": lambda m: m.rows(m.train(400)),
-    "generative_classifier": lambda m: m.rows(m.train(epochs=10)),
-    "plates_and_particles": lambda m: m.rows(particles=50),
-    "bayesian_flow": lambda m: m.rows(samples=150, steps=300),
-    "simulation_based_inference": lambda m: m.rows(m.train(epochs=10)),
-    "effect_handlers": lambda m: m.rows(),
+    "flow_as_prior": ("--samples 150", {"epochs": 4, "steps": 400}),
+    "flow_as_noise": ("--steps 400", {}),
+    "mixture_of_flows": ("--steps 400", {}),
+    "generative_classifier": ("--epochs 10", {}),
+    "plates_and_particles": ("--particles 50", {}),
+    "bayesian_flow": ("--samples 150", {"steps": 300}),
+    "simulation_based_inference": ("--epochs 10", {}),
+    "effect_handlers": ("", {}),
 }
 
 
 @pytest.mark.parametrize("name", TABLES)
-def test_example_agrees_with_its_known_answer(name):
-    torch.manual_seed(0)
-    pyro.clear_param_store()
-    with pyro.validation_enabled():
-        table = TABLES[name](example(name))
+def test_example_agrees_with_its_known_answer(name, results):
+    arguments, settings = TABLES[name]
+    (table,) = results(example(name), arguments, "rows", **settings)
     wrong_models = "Normal noise: KL", "Normal noise: sd"  # the contrast that flow_as_noise draws
     for row, answer, truth, error in table:
         assert math.isfinite(error) and error > 0, row

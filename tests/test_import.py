@@ -1,10 +1,8 @@
 """What importing the package costs and touches, in fresh processes."""
 
 import os
-import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -45,17 +43,19 @@ def test_import_changes_no_state_and_loads_nothing_heavy():
     assert result.stdout.strip() == "untouched", result.stderr
 
 
+COST = """
+import time
+import pyro
+before = time.process_time()
+import pyro_dgm
+print(time.process_time() / before)
+"""
+
+
 def test_import_costs_at_most_15_percent_more_than_pyro():
-    """Medians of 7 interleaved process starts; two retries, for shared machines."""
+    """Processor time of a process that imports both; the least of three, for shared machines."""
     run("import pyro_dgm")  # byte-compile first
-    for _attempt in range(3):
-        seconds = {"pyro": [], "pyro_dgm": []}
-        for _ in range(7):
-            for name, values in seconds.items():
-                start = time.perf_counter()
-                run(f"import {name}")
-                values.append(time.perf_counter() - start)
-        ratio = statistics.median(seconds["pyro_dgm"]) / statistics.median(seconds["pyro"])
-        if ratio <= 1.15:
-            return
-    raise AssertionError(f"import pyro_dgm takes {ratio:.2f} times as long as import pyro")
+    ratios = []
+    while len(ratios) < 3 and min(ratios, default=2.0) > 1.15:
+        ratios.append(float(run(COST).stdout))
+    assert min(ratios) <= 1.15, f"import pyro_dgm takes {ratios} times as long as import pyro"

@@ -57,7 +57,7 @@ def table(h: Tensor, weight: Tensor, bias: Tensor | None, features: int) -> Tens
         return out.view(*out.shape[:-1], -1, features).mT
     out = weight @ h.reshape(-1, h.shape[-1]).mT
     if bias is not None:
-        out = out + bias[:, None]  # addmm would first copy the bias, element by element
+        out = out + bias.to(out.dtype)[:, None]  # addmm would first copy the bias, element by element
     return out.view(-1, features, *h.shape[:-1]).movedim((1, 0), (-2, -1))
 
 

@@ -94,24 +94,23 @@ def _by_onednn(graph: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
     if not torch.backends.mkldnn.is_available():
         return graph
     graph, aten = copy.deepcopy(graph), torch.ops.aten
-    known = dict(zip(graph.graph.find_nodes(op="placeholder"), inputs, strict=True))
     for node in list(graph.graph.nodes):
         if node.target not in (aten.mm.default, aten.addmm.default) or node.kwargs:
             continue
         *bias, a, b = node.args
-        values = [known[n] if n in known else n.meta["val"] for n in node.args]
+        values = [n.meta["made"] for n in node.args]
         (m, k), n = values[-2].shape, values[-1].shape[1]
         plain = all(v.dtype == torch.float32 and v.device.type == "cpu" for v in values)
         if (
             not plain
             or 2 * m * k * n < LARGE_PRODUCT
-            or (bias and (values[0].shape, values[0].stride()) != ((n,), (1,)))
+            or (bias and (values[0].shape, values[0].strides) != ((n,), (1,)))
         ):
             continue
         with graph.graph.inserting_before(node):
             weight = b.args[0] if b.target is aten.t.default else graph.graph.call_function(aten.t.default, (b,))
             linear = graph.graph.call_function(_product(), (a, weight, bias[0] if bias else None))
-        linear.meta["val"] = node.meta["val"]
+        linear.meta["made"] = node.meta["made"]
         node.replace_all_uses_with(linear)
         graph.graph.erase_node(node)
     graph.recompile()

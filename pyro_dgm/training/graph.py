@@ -3,9 +3,9 @@ r"""A function of tensors as a graph: its operations, and the tensors from outsi
 .. math::
     f(x) = G(s, x), \qquad s = \text{the tensors that } f \text{ finds elsewhere}
 
-The tracer runs the function once and writes down its tensor operations. Every tensor that the function finds
-elsewhere (in a module, in Pyro's parameter store, in a closure) becomes an input: the very same object, so that whoever
-changes it is seen, and so that what the function changes in place is changed in place.
+The function is run once, and its tensor operations are written down (:mod:`pyro_dgm.training.recorder`). Every tensor
+that the function finds elsewhere (in a module, in Pyro's parameter store, in a closure) becomes an input: the very same
+object, so that whoever changes it is seen, and so that what the function changes in place is changed in place.
 
 That is right for later calls only if the operations and numbers do not depend on what this call happened to see. So
 the function is traced twice and has to give the same both times, may change no number that Python holds, may ask for
@@ -17,13 +17,14 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import pyro
 import torch
 from pyro.infer.util import Dice
 from torch import Tensor, nn
-from torch.fx import GraphModule, Node
+from torch.fx import GraphModule
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -31,15 +32,12 @@ from torch.utils._pytree import tree_leaves
 from .data import Batch
 from .python_state import changed, python_state
 from .randomness import get_state, unchanged
+from .recorder import UntraceableError, memory, recording, tensors_in
 
 TensorFunction = Callable[..., Sequence[Tensor]]
 
 
 _one_thread = threading.RLock()  # Pyro's functions are replaced while a program is traced
-
-
-class UntraceableError(RuntimeError):
-    """A program that cannot be replayed as a fixed list of tensor operations."""
 
 
 def capture(function: TensorFunction, batch: Batch, modules: Iterable[nn.Module]) -> tuple[GraphModule, list[Tensor]]:
@@ -77,22 +75,15 @@ def same_graph(one: tuple[GraphModule, list[Tensor]], other: tuple[GraphModule, 
 
 
 def _capture(function: TensorFunction, batch: Batch, modules: list[nn.Module]) -> tuple[GraphModule, list[Tensor]]:
-    from torch.fx.experimental.proxy_tensor import make_fx
-
-    def kept(*batch: Tensor) -> list[Tensor]:
-        with pyro.validation_enabled(False), _values_stay_tensors():
-            outputs = function(*batch)
-        _rebinding_becomes_copying(buffers)
-        return list(outputs)
-
-    buffers = buffers_of(modules)
+    buffers, batch = buffers_of(modules), tuple(t.detach() for t in batch)
     try:
-        with undone(buffers):
-            graph = make_fx(kept)(*(t.detach() for t in batch))
-    except Exception as error:  # whatever the tracer or the program raises: the program itself decides what it meant
+        with undone(buffers), recording(batch) as recorder:
+            with pyro.validation_enabled(False), _values_stay_tensors():
+                outputs = function(*batch)
+            _rebinding_becomes_copying(buffers)
+        return recorder.graph(outputs), recorder.state
+    except Exception as error:  # whatever the recorder or the program raises: the program itself decides what it meant
         raise UntraceableError(_reason(error)) from error
-    _refuse_dynamic_shapes(graph)
-    return graph, _lift(graph)
 
 
 def _check(
@@ -144,24 +135,22 @@ class _Undo(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        for place, argument in enumerate(func._schema.arguments):
-            declared = argument.alias_info is not None and argument.alias_info.is_write
-            if not declared and argument.name not in ("running_mean", "running_var"):  # batch_norm does not declare
-                continue
-            value = args[place] if place < len(args) else kwargs.get(argument.name)
-            for tensor in value if isinstance(value, list | tuple) else [value]:
-                if isinstance(tensor, Tensor) and id(tensor) not in self.before and _memory(tensor) not in self.made:
+        for place, name in _written(func):
+            for tensor in tensors_in(args[place] if place < len(args) else kwargs.get(name)):
+                if id(tensor) not in self.before and memory(tensor) not in self.made:
                     self.before[id(tensor)] = (tensor, tensor.detach().clone())
         result = func(*args, **kwargs)
-        seen = set() if "lift_fresh" in func.name() else {_memory(t) for t in tree_leaves((args, kwargs))}
-        self.made |= {_memory(t) for t in tree_leaves(result)} - seen
+        seen = set() if "lift_fresh" in func.name() else {*map(memory, tensors_in(args, kwargs))}
+        self.made |= {*map(memory, tensors_in(result))} - seen
         return result
 
 
-def _memory(value: Any) -> int:
-    """Which memory a tensor is a view of; 0 for what has none."""
-    strided = isinstance(value, Tensor) and value.layout == torch.strided
-    return value.untyped_storage()._cdata if strided else 0
+@cache
+def _written(func: Any) -> list[tuple[int, str]]:
+    """The places and names of the arguments that an operation changes in place."""
+    undeclared = ("running_mean", "running_var")  # of batch_norm
+    arguments = enumerate(func._schema.arguments)
+    return [(i, a.name) for i, a in arguments if (a.alias_info and a.alias_info.is_write) or a.name in undeclared]
 
 
 Buffers = list[tuple[nn.Module, str, Tensor | None]]
@@ -243,58 +232,12 @@ def _values_stay_tensors() -> Iterator[None]:
         _one_thread.release()
 
 
-def _lift(graph: GraphModule) -> list[Tensor]:
-    """Turns the tensors that the graph holds into its first inputs, each once, and returns them."""
-    state: list[Tensor] = []
-    inputs: dict[int, Node] = {}
-    start = next(iter(graph.graph.nodes))
-    for node in list(graph.graph.nodes):
-        if node.op != "get_attr" or _is_constant(node):
-            continue
-        tensor = getattr(graph, node.target)
-        if not isinstance(tensor, Tensor):
-            raise UntraceableError(f"it draws from or calls a {type(tensor).__name__} of its own")
-        if id(tensor) not in inputs:
-            with graph.graph.inserting_before(start):
-                inputs[id(tensor)] = graph.graph.placeholder(f"state_{len(state)}")
-            state.append(tensor)
-        node.replace_all_uses_with(inputs[id(tensor)])
-        graph.graph.erase_node(node)
-        if not any(n.op == "get_attr" and n.target == node.target for n in graph.graph.nodes):
-            delattr(graph, node.target)
-    graph.graph.eliminate_dead_code()
-    graph.recompile()
-    return state
-
-
-def _is_constant(node: Node) -> bool:
-    """Whether the node is a number written in the program (``torch.tensor(0.5)``)."""
-    lifts = (torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.lift_fresh.default)
-    return all(user.target in lifts for user in node.users)
-
-
 def _same_constants(one: GraphModule, other: GraphModule) -> bool:
     names = {n.target for n in one.graph.nodes if n.op == "get_attr"}
     pairs = [(getattr(one, name), getattr(other, name)) for name in names]
     return all(a.shape == b.shape and torch.allclose(a, b, rtol=0, atol=0, equal_nan=True) for a, b in pairs)
 
 
-def _refuse_dynamic_shapes(graph: GraphModule) -> None:
-    for node in graph.graph.nodes:
-        tags = getattr(node.target, "tags", ())
-        if torch.Tag.dynamic_output_shape not in tags:
-            continue
-        if node.target is torch.ops.aten.index.Tensor and not any(_is_mask(i) for i in node.args[1]):
-            continue
-        raise UntraceableError(f"the shape of a result depends on data ({node.target}); use torch.where")
-
-
-def _is_mask(index: Node | None) -> bool:
-    return index is not None and index.meta["val"].dtype in (torch.bool, torch.uint8)
-
-
 def _reason(error: Exception) -> str:
     text = (str(error).strip().splitlines() or [""])[0]
-    if "get a value out of a tracing tensor" in text or "_local_scalar_dense" in text:
-        return "the program asks for the value of a tensor (a branch, a number, a solver that chooses its steps)"
     return text if isinstance(error, UntraceableError) else f"{type(error).__name__}: {text}"

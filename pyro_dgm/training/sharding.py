@@ -81,7 +81,6 @@ class Sharded(nn.Module):
         self.world_size = world_size
         mesh = init_device_mesh(device.type, (world_size,))
         self._whole: Callable[[Tensor], Tensor] = lambda t: DTensor.from_local(t, mesh, [Replicate()], run_check=False)
-        self._farewell = dist.new_group(backend="gloo", timeout=PATIENCE)
         self._store = pyro.get_param_store().get_state()
         self.weights = _weights(game, {id(leaf) for leaf in self._store["params"].values()})
         for tensor in (*(weight.original for weight in self.weights), *game.buffers()):
@@ -172,7 +171,6 @@ class Sharded(nn.Module):
                 self._say_farewell()
             else:
                 self._gather()
-                dist.destroy_process_group(self._farewell)
         finally:
             self._place_originals()
             game.whole = nullcontext
@@ -186,7 +184,8 @@ class Sharded(nn.Module):
         mine = [weight.part.detach().to_local().clone().cpu() for weight in self.weights]
         everyones: list[Any] = [None] * self.world_size
         try:
-            dist.all_gather_object(everyones, mine, group=self._farewell)
+            group = dist.new_group(backend="gloo", timeout=PATIENCE)  # which all that fail come to make
+            dist.all_gather_object(everyones, mine, group=group)
         except RuntimeError as error:
             warnings.warn(
                 "the weights are lost, and NaN now, since this process failed and the others did not answer "

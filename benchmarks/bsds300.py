@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from pyro_dgm import fit
@@ -40,31 +40,16 @@ MODELS = {
 BARS = {("MAF", "cpu"): 153.0, ("RealNVP", "cpu"): 153.0, ("MAF", "cuda"): 155.7, ("NSF", "cuda"): 157.3}
 
 
-def train(model: nn.Module, epochs: int, device: str, seed: int, checkpoint: Path | None) -> float:
+def train(model: nn.Module, data: Tensor, validation: Tensor, device: str, **settings: object) -> float:
     """Trains in place; returns the processor seconds (seconds by the wall on a GPU)."""
-    data = torch.cat([bsds300("train", seed=draw) for draw in (0, 1)])
     clock = time.perf_counter if device == "cuda" else time.process_time
     start = clock()
 
     def report(history: History, _: nn.Module) -> None:
         print({key: round(value, 3) for key, value in history.rows[-1].items()}, f"{clock() - start:.0f} s", flush=True)
 
-    fit(
-        model,
-        data,
-        validation=bsds300("valid"),
-        optimizer=partial(AdamW, lr=1e-3, weight_decay=0.0, fused=True),
-        schedule=partial(warmup_cosine, warmup=1000),
-        batch_size=256,
-        max_epochs=epochs,
-        seed=seed,
-        compile=True,
-        device=device,
-        checkpoint=checkpoint,
-        resume=checkpoint is not None,
-        progress=False,
-        callbacks=[report],
-    )
+    settings = {"schedule": partial(warmup_cosine, warmup=0.02), "compile": True, **settings}
+    fit(model, data, validation=validation, device=device, progress=False, callbacks=[report], **settings)
     return clock() - start
 
 
@@ -81,7 +66,18 @@ def main() -> None:
     os.environ.setdefault("PYRO_DGM_DATA", str(Path(__file__).parents[2] / "shared" / "data"))
     torch.manual_seed(arguments.seed)
     model = MODELS[arguments.model]()
-    seconds = train(model, arguments.epochs, arguments.device, arguments.seed, arguments.checkpoint)
+    seconds = train(
+        model,
+        torch.cat([bsds300("train", seed=draw) for draw in (0, 1)]),
+        bsds300("valid"),
+        arguments.device,
+        optimizer=partial(AdamW, lr=1e-3, weight_decay=0.0, fused=True),
+        batch_size=256,
+        max_epochs=arguments.epochs,
+        seed=arguments.seed,
+        checkpoint=arguments.checkpoint,
+        resume=arguments.checkpoint is not None,
+    )
     score = held_out(model, bsds300("test").to(arguments.device))
     spread = 2 * score.standard_error
     bar = BARS.get((arguments.model, arguments.device))

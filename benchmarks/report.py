@@ -94,7 +94,7 @@ def write(
     """Writes ``NAME.json`` and the table ``NAME.md`` made from it.
 
     Args:
-        name: The benchmark, also the name of its module.
+        name: The benchmark, also the name of its module; a variant of it after a hyphen.
         rows: The figures.
         seeds: The seeds that were run.
         packages: Packages whose versions matter beside Python, torch, pyro and pyro_dgm.
@@ -102,7 +102,7 @@ def write(
         folder: Where the files go.
     """
     record = {
-        "command": command(name),
+        "command": command(name.partition("-")[0]),
         "seeds": list(seeds),
         "versions": versions(*packages),
         "machine": machine(),

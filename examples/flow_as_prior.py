@@ -3,10 +3,9 @@
     python examples/flow_as_prior.py
 
 Both studies measure y ~ Normal(mu, 1 / sqrt(tau)). The first, of 20 measurements under a Normal-Gamma prior, is known
-by draws from its posterior only, as is usual. A flow over theta = (mu, log tau), fitted to 40,000 of them, is the prior
-in the Pyro program of the second study of 30, under NUTS and under SVI (the guide's draws weighted to the program's
-posterior). The known answer is the Normal-Gamma posterior given both studies, in closed form. The error is that of
-Monte Carlo and that of the fitted prior, 1 % of a deviation, in quadrature.
+by draws from its posterior only. A flow over theta = (mu, log tau), fitted to 40,000 of them, is the prior of the
+second study, of 30, under NUTS and SVI (draws of the guide are weighted to the posterior). The known answer is that of
+both studies in closed form. The error is Monte Carlo's and the fitted prior's, 1 % of a deviation, in quadrature.
 """
 
 import argparse
@@ -67,7 +66,6 @@ def rows(epochs: int = 8, samples: int = 400, steps: int = 600) -> list[Row]:
     settings = {"optimizer": partial(Adam, lr=5e-3), "schedule": one_cycle, "max_epochs": epochs, "batch_size": 500}
     fit(flow, draws(*conjugate(y_1), n=40_000), seed=0, progress=False, **settings)
     flow.eval().requires_grad_(False)
-    truth = moments(*conjugate(torch.cat([y_1, y_2])))
 
     def study(y: Tensor) -> None:
         mu, log_tau = pyro.sample("theta", flow()).unbind(-1)
@@ -76,7 +74,7 @@ def rows(epochs: int = 8, samples: int = 400, steps: int = 600) -> list[Row]:
 
     mcmc = MCMC(NUTS(study), samples, warmup_steps=samples // 2, disable_progbar=True)
     mcmc.run(y_2)
-    theta = mcmc.get_samples()["theta"]
+    theta, truth = mcmc.get_samples()["theta"], moments(*conjugate(torch.cat([y_1, y_2])))
     table = compare("NUTS", theta, torch.tensor(1 / samples), effective_sample_size(theta[None]), truth)
     guide = AutoMultivariateNormal(study, init_scale=0.1)
     svi = SVI(study, guide, pyro.optim.ClippedAdam({"lr": 0.02, "lrd": 0.05 ** (1 / steps)}), Trace_ELBO())

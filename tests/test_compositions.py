@@ -1,8 +1,8 @@
 """Flows inside Bayesian models: every example agrees with its known answer, and calibration is found or found wanting.
 
-The examples are run from their ``main``, with fewer steps and draws than their defaults. Every row of an example's table says its error,
-Monte Carlo and fit together; the tests allow four of them, so where the error is Monte Carlo alone a row fails for one
-seed in 16,000. Seeds are fixed: what passes once goes on passing.
+The examples are run from their ``main``, with fewer steps and draws than their defaults. Every row of an example's
+table says its error, Monte Carlo and fit together; the tests allow four of them, so where the error is Monte Carlo
+alone a row fails for one seed in 16,000. Seeds are fixed: what passes once goes on passing.
 """
 
 import importlib.util

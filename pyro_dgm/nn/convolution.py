@@ -17,7 +17,7 @@ memory format ``channels_last``, in which convolutions need no reordering.
 import torch
 from torch import Tensor, nn
 
-from .mlp import zero_
+from .mlp import in_place, zero_
 
 
 class ConvNet(nn.Module):
@@ -63,8 +63,8 @@ class ConvNet(nn.Module):
             self.body = nn.Sequential()
             return
         middle = [_Residual(width, activation) for _ in range(blocks)]
-        middle = middle or [nn.Sequential(_in_place(activation), PixelLinear(width, width))]
-        self.body = nn.Sequential(*middle, _in_place(activation), zero_(nn.Conv2d(width, out_channels, 3, padding=1)))
+        middle = middle or [nn.Sequential(in_place(activation), PixelLinear(width, width))]
+        self.body = nn.Sequential(*middle, in_place(activation), zero_(nn.Conv2d(width, out_channels, 3, padding=1)))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Maps x, shape (*, in_channels, H, W), and the context, shape (*, context), to (*, out_channels, H, W)."""
@@ -90,17 +90,12 @@ class _Residual(nn.Module):
         self.layers = nn.Sequential(
             activation(),
             nn.Conv2d(channels, channels, 3, padding=1),
-            _in_place(activation),
+            in_place(activation),
             nn.Conv2d(channels, channels, 3, padding=1),
         )
 
     def forward(self, h: Tensor) -> Tensor:
         return h + self.layers(h)
-
-
-def _in_place(activation: type[nn.Module]) -> nn.Module:
-    """Makes an activation of what nobody else reads; a rectifier then needs no memory of its own."""
-    return nn.ReLU(inplace=True) if activation is nn.ReLU else activation()
 
 
 def over_images(f: nn.Module, x: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .mlp import Table, table, zero_
+from .mlp import Table, in_place, table, zero_
 
 
 class MaskedLinear(nn.Linear):
@@ -109,7 +109,7 @@ class MaskedMLP(nn.Module):
         elif context:
             self.context = Table(context, features, out_per_feature, bias=False)
             nn.init.zeros_(self.context.weight)
-        self.activation = activation()
+        self.activation = in_place(activation)
         self.features, self.in_per_feature = features, in_per_feature
         self.sequence = sorted(range(features), key=order.__getitem__)
         self.ends = [[bisect_right(layer, d) for d in range(features)] for layer in degrees[1:]]

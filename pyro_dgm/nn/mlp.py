@@ -27,6 +27,11 @@ def zero_(linear: nn.Linear) -> nn.Linear:
     return linear
 
 
+def in_place(activation: type[nn.Module]) -> nn.Module:
+    """Makes an activation of what nobody else reads; a rectifier then needs no memory of its own."""
+    return nn.ReLU(inplace=True) if activation is nn.ReLU else activation()
+
+
 class Table(nn.Linear):
     """A linear map to several numbers per feature, whose rows run over numbers, then features.
 
@@ -101,7 +106,7 @@ class MLP(nn.Module):
         self.context = kinds[0](context, outputs[0], bias=False) if context else None
         if zero and self.context is not None and len(layers) == 1:
             nn.init.zeros_(self.context.weight)
-        self.activation = activation()
+        self.activation = in_place(activation)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Maps ``x`` with shape (*, in_features) and ``context`` with shape (*, context) to (*, out_features)."""

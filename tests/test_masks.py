@@ -7,7 +7,7 @@ import torch
 
 from pyro_dgm import load, save
 from pyro_dgm.models import NCSF, NICE, NSF, RealNVP
-from pyro_dgm.transforms import first_half, random_masks
+from pyro_dgm.transforms import alternating, first_half, random_masks
 
 from .zoo import perturb
 
@@ -61,7 +61,7 @@ def test_weights_bring_their_masks(name, features):
     x = 2 * torch.rand(5, features) - 1
     halves = first_half(features)
     halves = [halves, [not m for m in halves]] if features % 2 == 0 else [[not m for m in halves], halves]
-    kinds = [None, halves, *(random_masks(features, 4, seed) for seed in range(3))]
+    kinds = [alternating(features), halves, *(random_masks(features, 4, seed) for seed in range(3))]
     flows = [perturb(FLOWS[name](features, masks)) for masks in kinds]
     states = [copy.deepcopy(flow.state_dict()) for flow in flows]
     expected = [measure(flow, x) for flow in flows]

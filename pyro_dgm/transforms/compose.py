@@ -9,6 +9,8 @@ stale densities after an optimizer step and break ``copy.deepcopy``, are emptied
 parameters, and tensors that it holds outside of modules (a random permutation, say) become buffers.
 """
 
+from functools import reduce
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -168,25 +170,25 @@ class Compose(Transform):
         self.domain, self.codomain = parts.domain, parts.codomain
         self.invertible = all(t.invertible for t in self.transforms)
         self.applicable = all(t.applicable for t in self.transforms)
+        changes = (t.codomain.event_dim - t.domain.event_dim for t in self.transforms)
+        self.event_dims = list(accumulate(changes, initial=self.domain.event_dim))
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Applies the parts, first to last."""
-        total, event_dim = x.new_zeros(()), self.domain.event_dim
-        for t in self.transforms:
+        ladjs = []
+        for t, event_dim in zip(self.transforms, self.event_dims, strict=False):
             y, ladj = t.forward_and_ladj(x, context)
-            total = total + sum_ladj(t, x, ladj, event_dim)
+            ladjs.append(sum_ladj(t, x, ladj, event_dim))
             x = y
-            event_dim += t.codomain.event_dim - t.domain.event_dim
-        return x, total
+        return x, reduce(torch.add, ladjs) if ladjs else x.new_zeros(())
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
         """Inverts the parts, last to first."""
-        total, event_dim = y.new_zeros(()), self.codomain.event_dim
-        for t in reversed(self.transforms):
+        ladjs = []
+        for t, event_dim in reversed(list(zip(self.transforms, self.event_dims, strict=False))):
             y, ladj = t.inverse_and_ladj(y, context)
-            event_dim += t.domain.event_dim - t.codomain.event_dim
-            total = total + sum_ladj(t, y, ladj, event_dim)
-        return y, total
+            ladjs.append(sum_ladj(t, y, ladj, event_dim))
+        return y, reduce(torch.add, ladjs) if ladjs else y.new_zeros(())
 
     def initialize(self, values: Tensor, context: Tensor | None = None, *, at_input: bool = False) -> None:
         """Fits every part to the data as the parts between it and the data leave them.
@@ -204,15 +206,11 @@ class Compose(Transform):
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:
         """Shape of y for a shape of x."""
-        for t in self.transforms:
-            shape = t.forward_shape(shape)
-        return shape
+        return reduce(lambda shape, t: t.forward_shape(shape), self.transforms, shape)
 
     def inverse_shape(self, shape: torch.Size) -> torch.Size:
         """Shape of x for a shape of y."""
-        for t in reversed(self.transforms):
-            shape = t.inverse_shape(shape)
-        return shape
+        return reduce(lambda shape, t: t.inverse_shape(shape), [*self.transforms][::-1], shape)
 
 
 @torch.no_grad()

@@ -80,8 +80,9 @@ class Affine(Univariate):
         self.bound = bound
 
     def _parameters(self, theta: Theta, bound: float) -> tuple[Tensor, Tensor]:
-        b, s_0 = whole(theta).unbind(-1)
-        return b, bound * torch.tanh(s_0 / self.bound)
+        theta = whole(theta)
+        b, s_0 = theta.mT.unbind(-2) if theta.dim() > 1 else theta  # gradients meet in the order of the network's rows
+        return b, torch.sigmoid(s_0 * (2 / self.bound)) * (2 * bound) - bound  # tanh, at half its cost
 
     def forward_and_ladj(self, x: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Scales and shifts."""

@@ -183,15 +183,17 @@ class _Bin(torch.autograd.Function):
 
     @staticmethod
     def forward(v: Tensor, sizes: Tensor, slopes: Tensor, inverse: bool, bound: float) -> tuple[Tensor, Tensor]:
-        pairs, ends = sizes.unbind(0), slopes.split(1)
         if len(slopes) < len(sizes):
-            zero = torch.zeros_like(ends[0])
-            ends = [zero, *ends, zero]
-        starts = accumulate(pairs[:-1], initial=torch.full_like(pairs[0], -bound))
-        table = torch.cat([row for bin in zip(starts, pairs, ends, ends[1:], strict=False) for row in bin])
-        k = (v >= table[6 + inverse :: 6]).sum(0)
-        rows = torch.add(_first(torch.arange(6, device=k.device), k), k, alpha=6)
-        return table.expand(-1, *k.shape).gather(0, rows), k
+            zero = torch.zeros_like(slopes[:1])
+            slopes = torch.cat([zero, slopes, zero])
+        pairs = sizes.unbind(0)
+        starts = torch.stack([*accumulate(pairs[:-1], initial=torch.full_like(pairs[0], -bound))])
+        k = (v >= starts[1:, int(inverse)]).sum(0)
+        ends = torch.add(_first(torch.arange(2, device=k.device), k), k)
+        rows = [(starts, k.expand(1, 2, *k.shape)), (sizes, k.expand(1, 2, *k.shape)), (slopes, ends)]
+        return torch.cat(
+            [t.expand(*t.shape[: -k.dim()], *k.shape).gather(0, i).flatten(0, -1 - k.dim()) for t, i in rows]
+        ), k
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:

@@ -41,7 +41,7 @@ from pyro_dgm.training.moves import Direct
 from .flows_cells import LOG_PROB, OWN, SAMPLE, TRAIN, AnyForm, Cell, cells
 from .flows_contestants import COMPILED, EAGER, Contestant, Form, parameters
 from .flows_others import ContinuousForm
-from .report import RESULTS, Row, write
+from .report import RESULTS, Row, keep_memory, write
 
 Call = Callable[[], object]
 Seconds = dict[str, list[float]]
@@ -277,6 +277,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    keep_memory()
     device = torch.device(arguments.device)
     notes = [
         f"Ratios by processor time on one thread: median, least and greatest of up to {arguments.rounds} rounds in "
@@ -285,6 +286,7 @@ def main() -> None:
         "All flows have 5 transforms and start from their own initialisation; data are standard normal. Training steps "
         "use torch.optim.Adam(fused=True). Peers run eager. Compiled: torch.compile(fullgraph=True) of log_prob and of "
         "sampling, and for a training step the traced step of pyro_dgm.fit(compile=True).",
+        "The allocator keeps freed memory for all (mallopt): page faults, up to a third of the time, come and go.",
         "Argument validation of torch.distributions is off for all (importing zuko switches it off in the process).",
         "The floor is the dense products of the conditioners, once through: for work that takes D passes too.",
         "Where a call of D passes lasts for seconds, only the two peers that are fastest at a batch of 32 take part.",

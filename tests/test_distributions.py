@@ -263,7 +263,13 @@ def test_unit_normal_is_the_standard_normal():
     q = dist.Normal(p.loc, p.scale)
     x = 5 * torch.randn(7, 1, 3, dtype=torch.float64)
     assert torch.allclose(p.log_prob(x), q.log_prob(x), rtol=1e-12) and p.log_prob(x).shape == (7, 4, 3)
-    assert p.expand((2, 4, 3)).to_event(1).log_prob(x[:1].expand(2, 4, 3)).shape == (2, 4)
+    for n in (0, 1, 2):
+        a, b, y = p.to_event(n), q.to_event(n), x.expand(7, 4, 3)
+        assert torch.allclose(a.log_prob(y), b.log_prob(y), rtol=1e-12) and a.log_prob(y).shape == (7, 4, 3)[: 3 - n]
+        assert isinstance(a, dist.Independent) == (n > 0) and a.event_shape == b.event_shape
+        assert torch.equal(torch.distributions.kl_divergence(a, b), torch.zeros(b.batch_shape, dtype=torch.float64))
+    wide = p.to_event(1).expand((2, 4))
+    assert wide.log_prob(x[:1]).shape == wide.sample().shape[:-1] == (2, 4)
     other = dist.Normal(torch.randn(4, 3, dtype=torch.float64), 0.5)
     for pair, same in (((p, other), (q, other)), ((other, p), (other, q))):
         assert torch.equal(torch.distributions.kl_divergence(*pair), torch.distributions.kl_divergence(*same))

@@ -11,7 +11,10 @@ import math
 
 import torch
 from pyro import distributions as dist
+from pyro.distributions.util import sum_rightmost
 from torch import Tensor
+
+_HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
 class UnitNormal(dist.Normal):
@@ -29,7 +32,11 @@ class UnitNormal(dist.Normal):
 
     def __init__(self, loc: Tensor, scale: Tensor | None = None, *, validate_args: bool | None = None) -> None:
         self._is_standard = scale is None
-        super().__init__(loc, torch.ones_like(loc) if scale is None else scale, validate_args=validate_args)
+        if scale is not None:
+            super().__init__(loc, scale, validate_args=validate_args)
+            return
+        self.loc, self.scale = loc, torch.ones_like(loc)  # of one shape, which Normal would find out at every call
+        super(torch.distributions.Normal, self).__init__(loc.shape, validate_args=validate_args)
 
     def expand(self, batch_shape: torch.Size, _instance: None = None) -> "UnitNormal":
         """Returns the distribution with a larger batch shape."""
@@ -44,4 +51,26 @@ class UnitNormal(dist.Normal):
             self._validate_sample(value)
         if value.shape[value.dim() - len(self.batch_shape) :] != self.batch_shape:
             value = value.expand(torch.broadcast_shapes(value.shape, self.batch_shape))
-        return -0.5 * value.square() - 0.5 * math.log(2 * math.pi)
+        return -0.5 * value.square() - _HALF_LOG_TWO_PI
+
+    def to_event(self, reinterpreted_batch_ndims: int | None = None) -> dist.TorchDistribution:
+        """Returns the distribution with its last dimensions those of an event, whose squares it sums at once."""
+        n = len(self.batch_shape) if reinterpreted_batch_ndims is None else reinterpreted_batch_ndims
+        return _UnitNormalEvent(self, n) if n > 0 and self._is_standard else super().to_event(n)
+
+
+class _UnitNormalEvent(dist.Independent):
+    """Independent unit normals."""
+
+    def expand(self, batch_shape: torch.Size, _instance: None = None) -> dist.TorchDistribution:
+        shape = torch.Size(batch_shape) + self.event_shape
+        return self.base_dist.expand(shape).to_event(self.reinterpreted_batch_ndims)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        shape = self.batch_shape + self.event_shape
+        if value.shape[value.dim() - len(shape) :] != shape:
+            value = value.expand(torch.broadcast_shapes(value.shape, shape))
+        square = sum_rightmost(value.square(), len(self.event_shape))
+        return -0.5 * square - self.event_shape.numel() * _HALF_LOG_TWO_PI

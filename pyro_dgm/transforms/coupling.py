@@ -61,7 +61,8 @@ class Partition(nn.Module):
 
     def join(self, x_a: Tensor, x_b: Tensor) -> Tensor:
         """Puts the two parts together; the first may have fewer batch dimensions."""
-        x_a = x_a.expand(*x_b.shape[:-1], -1)
+        if x_a.shape[:-1] != x_b.shape[:-1]:
+            x_a = x_a.expand(*x_b.shape[:-1], -1)
         parts = (x_a, x_b) if self.a_first else (x_b, x_a)
         if self.alternate:
             return torch.stack(parts, -1).flatten(-2)

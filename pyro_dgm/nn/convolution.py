@@ -63,7 +63,7 @@ class ConvNet(nn.Module):
             self.body = nn.Sequential()
             return
         middle = [_Residual(width, activation) for _ in range(blocks)]
-        middle = middle or [nn.Sequential(in_place(activation), PixelLinear(width, width))]
+        middle = middle or [nn.Sequential(in_place(activation), nn.Conv2d(width, width, 1))]
         self.body = nn.Sequential(*middle, in_place(activation), zero_(nn.Conv2d(width, out_channels, 3, padding=1)))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -72,14 +72,6 @@ class ConvNet(nn.Module):
         if self.context is not None:
             h = h + self.context(context)[..., None, None]
         return over_images(self.body, h)
-
-
-class PixelLinear(nn.Linear):
-    """A linear map of the channels, the same for all pixels: the 1x1 convolution, as one product of matrices."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (*, in_features, H, W) to (*, out_features, H, W)."""
-        return super().forward(x.movedim(-3, -1)).movedim(-1, -3)
 
 
 class _Residual(nn.Module):

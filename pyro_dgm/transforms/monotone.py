@@ -23,7 +23,8 @@ family                       :math:`f(x; \theta)`                               
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ from torch.nn import functional as F
 from ..nn import at_least_float32, without_autocast
 from .inversion import invert
 from .probit import log_ndtr, ndtri_exp
-from .univariate import Theta, Univariate, whole
+from .univariate import Theta, Univariate, first, number_first, whole
 
 
 def soft_bound(t: Tensor, bound: float) -> Tensor:
@@ -46,29 +47,30 @@ class Numerical(Univariate):
     min_slope: float
 
     def _function(self, theta: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        """Returns f for parameters with shape (*, size): a function from x to f(x) and its slope, with shape (*)."""
+        """Returns f for parameters with shape (size, *): a function from x to f(x) and its slope, with shape (*)."""
         raise NotImplementedError(f"{type(self).__name__} lacks _function")
-
-    def _leaky(self, theta: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        f, epsilon = self._function(at_least_float32(theta)), self.min_slope
-
-        def g(x: Tensor) -> tuple[Tensor, Tensor]:
-            y, slope = f(x)
-            return (1 - epsilon) * y + epsilon * x, ((1 - epsilon) * slope + epsilon).log()
-
-        return g
 
     def forward_and_ladj(self, x: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Evaluates the function and its slope."""
-        with without_autocast(x):
-            y, ladj = self._leaky(whole(theta))(at_least_float32(x))
-        return y.to(x.dtype), ladj.to(x.dtype)
+        return self._run(x, theta, lambda g, x: g(x))
 
     def inverse_and_ladj(self, y: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Solves for x by bisection; gradients are those of the implicit function theorem."""
-        with without_autocast(y):
-            x, ladj = invert(self._leaky(whole(theta)), at_least_float32(y))
-        return x.to(y.dtype), ladj.to(y.dtype)
+        return self._run(y, theta, invert)
+
+    def _run(self, v: Tensor, theta: Theta, work: Callable[..., tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Does work with g at v, where memory runs number by number, then feature by feature, as networks give it."""
+        epsilon = self.min_slope
+        with without_autocast(v):
+            moved, (theta,) = number_first(at_least_float32(v), at_least_float32(whole(theta)))
+            f = self._function(theta)
+
+            def g(x: Tensor) -> tuple[Tensor, Tensor]:
+                y, slope = f(x)
+                return (1 - epsilon) * y + epsilon * x, ((1 - epsilon) * slope + epsilon).log()
+
+            out, ladj = work(g, moved.movedim(-1, 0).contiguous())
+        return out.movedim(0, -1).to(v.dtype), ladj.movedim(0, -1).to(v.dtype)
 
 
 def _check_slope(min_slope: float) -> float:
@@ -79,7 +81,7 @@ def _check_slope(min_slope: float) -> float:
 
 def _spread(k: int, half_width: float, like: Tensor) -> Tensor:
     """Returns k numbers spread evenly from minus to plus ``half_width``: where units that are otherwise equal start."""
-    return torch.linspace(-half_width, half_width, k, dtype=like.dtype, device=like.device)
+    return first(torch.linspace(-half_width, half_width, k, dtype=like.dtype, device=like.device), like[0])
 
 
 class DeepSigmoidal(Numerical):
@@ -88,7 +90,7 @@ class DeepSigmoidal(Numerical):
     .. math::
         f(x) = \mathrm{logit} \sum_k w_k \sigma(h_k), \quad h_k = a_k x + b_k, \quad a_k > 0, \; w \in \Delta
 
-        f'(x) = \sum_k a_k \bigl(r_k \sigma(-h_k) + q_k \sigma(h_k)\bigr), \qquad
+        f'(x) = \sum_k a_k \bigl(r_k (1 - \sigma(h_k)) + q_k \sigma(h_k)\bigr), \qquad
         r_k \propto w_k \sigma(h_k), \; q_k \propto w_k \sigma(-h_k)
 
     Good at multimodal conditionals with one or two layers in all; costs about as much as a :class:`Spline`, and its
@@ -115,18 +117,19 @@ class DeepSigmoidal(Numerical):
         self.size = 3 * units * layers
 
     def _function(self, theta: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        w, a, b = theta.unflatten(-1, (3, self.layers, self.units)).unbind(-3)
-        log_w, a = w.log_softmax(-1), soft_bound(a, -math.log(self.min_slope)).exp()
-        b = b + _spread(self.units, 2.0, b)
+        w, a, b = theta.unflatten(0, (3, self.layers, self.units))
+        log_w, a = w.log_softmax(1), soft_bound(a, -math.log(self.min_slope)).exp()
+        b = b + _spread(self.units, 2.0, b[0])
 
         def f(x: Tensor) -> tuple[Tensor, Tensor]:
             slope = torch.ones_like(x)
-            for log_w_l, a_l, b_l in zip(log_w.unbind(-2), a.unbind(-2), b.unbind(-2), strict=True):
-                h = a_l * x.unsqueeze(-1) + b_l
-                below, above = log_w_l + F.logsigmoid(h), log_w_l + F.logsigmoid(-h)
-                x = below.logsumexp(-1) - above.logsumexp(-1)
-                rate = below.softmax(-1) * (-h).sigmoid() + above.softmax(-1) * h.sigmoid()
-                slope = slope * (a_l * rate).sum(-1)
+            for log_w_l, a_l, b_l in zip(log_w, a, b, strict=True):
+                h = torch.addcmul(b_l, a_l, x)
+                below = log_w_l + F.logsigmoid(h)
+                above = below - h
+                x = below.logsumexp(0) - above.logsumexp(0)
+                rate = torch.lerp(below.softmax(0), above.softmax(0), h.sigmoid())
+                slope = slope * (a_l * rate).sum(0)
             return x, slope
 
         return f
@@ -168,23 +171,27 @@ class SumOfSquares(Numerical):
 
     def _function(self, theta: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         k, r, bound = self.polynomials, self.degree, self.bound
-        a, b = soft_bound(theta[..., :-1], 10.0).unflatten(-1, (k, r + 1)), theta[..., -1]
-        tilt = F.pad(_spread(k, 0.5, a).unsqueeze(-1), (1, r - 1))
-        a = a + (F.pad(torch.ones_like(tilt[:, :1]), (0, r)) + tilt) / math.sqrt(k)
-        i = torch.arange(r + 1, dtype=a.dtype, device=a.device)
-        integral = a.mT @ a / (i[:, None] + i + 1)
+        a = soft_bound(theta[:-1], 10.0).unflatten(0, (k, r + 1))
+        a_0, a_1, *others = a.unbind(1)
+        columns = [a_0 + 1 / math.sqrt(k), a_1 + _spread(k, 0.5 / math.sqrt(k), a_1), *others]
+        squares = [
+            sum(columns[i] * columns[m - i] for i in range(max(0, m - r), min(m, r) + 1)) for m in range(2 * r + 1)
+        ]
+        integral = [square.sum(0) / (m + 1) for m, square in enumerate(squares)]
 
         def f(x: Tensor) -> tuple[Tensor, Tensor]:
             inside = x.clamp(-bound, bound)
-            powers = [torch.ones_like(x)]
-            for _ in range(r):
-                powers.append(powers[-1] * (inside / bound))
-            v = torch.stack(powers, -1).unsqueeze(-1)
-            slope = (a @ v).square().sum((-1, -2))
-            y = b + inside * (v.mT @ integral @ v).sum((-1, -2))
-            return y + slope * (x - inside), slope
+            v = inside / bound
+            slope = _horner(columns, v).square().sum(0)
+            y = torch.addcmul(theta[-1], inside, _horner(integral, v))
+            return torch.addcmul(y, slope, x - inside), slope
 
         return f
+
+
+def _horner(coefficients: Sequence[Tensor], v: Tensor) -> Tensor:
+    """Evaluates the polynomial whose coefficients are given, the constant first."""
+    return reduce(lambda p, a: torch.addcmul(a, p, v), coefficients[-2::-1], coefficients[-1])
 
 
 class GaussianMixtureCDF(Numerical):
@@ -219,18 +226,18 @@ class GaussianMixtureCDF(Numerical):
         self.components, self.min_slope, self.size = components, _check_slope(min_slope), 3 * components
 
     def _function(self, theta: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-        w, mu, log_s = theta.unflatten(-1, (3, self.components)).unbind(-2)
-        log_w, mu = w.log_softmax(-1), mu + _spread(self.components, self._half_width, mu)
+        w, mu, log_s = theta.unflatten(0, (3, self.components))
+        log_w, mu = w.log_softmax(0), mu + _spread(self.components, self._half_width, mu)
         log_s = self._log_scale + soft_bound(log_s, self._bound)
 
         def f(x: Tensor) -> tuple[Tensor, Tensor]:
-            z = (x.unsqueeze(-1) - mu) * (-log_s).exp()
-            below = (log_w.exp() * torch.special.ndtr(z)).sum(-1) < 0.5
+            z = (x - mu) * (-log_s).exp()
+            below = (log_w.exp() * torch.special.ndtr(z)).sum(0) < 0.5
             sign = torch.where(below, 1.0, -1.0).to(x)
-            log_cdf, log_m = log_ndtr(sign.unsqueeze(-1) * z)
+            log_cdf, log_m = log_ndtr(sign * z)
             joint = log_w + log_cdf
-            y = ndtri_exp(joint.logsumexp(-1))
-            log_slope = (joint.log_softmax(-1) + log_m - log_s).logsumexp(-1) - log_ndtr(y)[1]
+            y = ndtri_exp(joint.logsumexp(0))
+            log_slope = (joint.log_softmax(0) + log_m - log_s).logsumexp(0) - log_ndtr(y)[1]
             return sign * y, log_slope.exp()
 
         return f
@@ -246,9 +253,9 @@ class GaussianMixtureCDF(Numerical):
         """
         k = self.components
         at = torch.arange(2 * k + 1, device=values.device) * (len(values) - 1) // (2 * k)
-        quantiles = values.sort(0).values[at].mT
-        mu, width = quantiles[..., 1::2], quantiles[..., ::2].diff()
+        quantiles = values.sort(0).values[at]
+        mu, width = quantiles[1::2], quantiles[::2].diff(dim=0)
         log_s = width.clamp_min(1e-2).log() - self._log_scale
         log_s = log_s.clamp(-0.9 * self._bound, 0.9 * self._bound)
         mu = mu - _spread(k, self._half_width, mu)
-        return torch.cat([torch.zeros_like(mu), mu, log_s / (1 - log_s.abs() / self._bound)], -1)
+        return torch.cat([torch.zeros_like(mu), mu, log_s / (1 - log_s.abs() / self._bound)]).mT

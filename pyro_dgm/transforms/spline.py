@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .univariate import Theta, Univariate, whole
+from .univariate import Theta, Univariate, first, number_first, whole
 
 
 class RationalQuadratic(Univariate):
@@ -111,7 +111,7 @@ class Spline(RationalQuadratic):
         return self._within(y, theta, inverse=True)
 
     def _within(self, v: Tensor, theta: Theta, inverse: bool) -> tuple[Tensor, Tensor]:
-        v, thetas = _number_first(v, theta)
+        v, thetas = number_first(v, theta)
         return self._evaluate(v, [t.split([2 * self.bins, self.bins - 1]) for t in thetas], inverse, self.bound)
 
 
@@ -152,7 +152,7 @@ class CircularSpline(RationalQuadratic):
         return wrap(x), ladj
 
     def _parts(self, v: Tensor, theta: Theta) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        (v, thetas), k = _number_first(v, theta), self.bins
+        (v, thetas), k = number_first(v, theta), self.bins
         return v, [(t[: 2 * k], torch.cat([t[2 * k : 3 * k], t[2 * k : 2 * k + 1]])) for t in thetas]
 
 
@@ -162,18 +162,6 @@ def wrap(angle: Tensor) -> Tensor:
     within = (angle >= -math.pi) & (angle < math.pi)
     edge = -math.pi  # rounding may give the excluded end
     return torch.where(within, angle, torch.where(turned < math.pi, turned, edge))
-
-
-def _number_first(v: Tensor, theta: Theta) -> tuple[Tensor, list[Tensor]]:
-    """Returns v, broadcast to shape (*, D), and each theta, (*, D, size), as (size, D, *)."""
-    parts = theta if isinstance(theta, tuple) else (theta,)
-    shapes = [t.shape[:-1] if t is theta else (*t.shape[:-2], v.shape[-1]) for t in parts]
-    shape = torch.broadcast_shapes(v.shape, *shapes)
-    first = [t.movedim((-1, -2), (0, 1)) if t.dim() > 1 else t for t in parts]
-    added = [(1,) * (len(shape) + 1 - t.dim()) for t in first]
-    if any(added):
-        first = [t.reshape(*t.shape[:2], *a, *t.shape[2:]) for t, a in zip(first, added, strict=True)]
-    return v if v.shape == shape else v.expand(shape), first
 
 
 class _Bin(torch.autograd.Function):
@@ -189,7 +177,7 @@ class _Bin(torch.autograd.Function):
         pairs = sizes.unbind(0)
         starts = torch.stack([*accumulate(pairs[:-1], initial=torch.full_like(pairs[0], -bound))])
         k = (v >= starts[1:, int(inverse)]).sum(0)
-        ends = torch.add(_first(torch.arange(2, device=k.device), k), k)
+        ends = torch.add(first(torch.arange(2, device=k.device), k), k)
         rows = [(starts, k.expand(1, 2, *k.shape)), (sizes, k.expand(1, 2, *k.shape)), (slopes, ends)]
         return torch.cat(
             [t.expand(*t.shape[: -k.dim()], *k.shape).gather(0, i).flatten(0, -1 - k.dim()) for t, i in rows]
@@ -206,7 +194,7 @@ class _Bin(torch.autograd.Function):
     def backward(ctx: Any, g: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the start of a bin go to the sizes of all bins before it, others to the bin itself."""
         (k,), (sizes, slopes) = ctx.saved_tensors, ctx.shapes
-        j = _first(torch.arange(-2, sizes[0] + 1, dtype=g.dtype, device=k.device), k)
+        j = first(torch.arange(-2, sizes[0] + 1, dtype=g.dtype, device=k.device), k)
         before = (k - j).clamp(0, 1)  # 1 where j is less than k
         here = before[:-1] - before[1:]
         g_sizes = torch.addcmul(g[:2] * before[2:-1, None], g[2:4], here[1:-1, None])
@@ -284,11 +272,6 @@ class _Evaluate(torch.autograd.Function):
         g_d = torch.stack([m + b - g_1, g_1]) * slopes * shrink.square()
         g_w, g_h = -torch.addcmul(g_xi * xi, g_s, s) / w, torch.addcdiv(alpha * share, g_s, w)
         return torch.where(inside, g_v, g_all), torch.stack([g_x, alpha, g_w, g_h, *g_d]), None, None, None
-
-
-def _first(t: Tensor, like: Tensor) -> Tensor:
-    """Returns a vector along a new first dimension, to broadcast against ``like``."""
-    return t.view(-1, *[1] * like.dim())
 
 
 def _shrink(raw: Tensor, max_log_slope: float) -> Tensor:

@@ -31,6 +31,23 @@ def whole(theta: Theta) -> Tensor:
     return torch.cat([t.expand(*batch_shape, *t.shape[-2:]) for t in theta], -2)
 
 
+def number_first(v: Tensor, theta: Theta) -> tuple[Tensor, list[Tensor]]:
+    """Returns v, broadcast to shape (*, D), and each theta, (*, D, size), as (size, D, *)."""
+    parts = theta if isinstance(theta, tuple) else (theta,)
+    shapes = [t.shape[:-1] if t is theta else (*t.shape[:-2], v.shape[-1]) for t in parts]
+    shape = torch.broadcast_shapes(v.shape, *shapes)
+    moved = [t.movedim((-1, -2), (0, 1)) if t.dim() > 1 else t for t in parts]
+    added = [(1,) * (len(shape) + 1 - t.dim()) for t in moved]
+    if any(added):
+        moved = [t.reshape(*t.shape[:2], *a, *t.shape[2:]) for t, a in zip(moved, added, strict=True)]
+    return v if v.shape == shape else v.expand(shape), moved
+
+
+def first(t: Tensor, like: Tensor) -> Tensor:
+    """Returns a vector along a new first dimension, to broadcast against ``like``."""
+    return t.view(-1, *[1] * like.dim())
+
+
 class Univariate(Configured):
     """A family of monotone functions; subclasses define ``size`` and the two passes."""
 

@@ -22,7 +22,9 @@ from pyro_dgm.transforms import (
     SumOfSquares,
     as_transform,
 )
+from pyro_dgm.transforms.elementwise import orthogonal
 from pyro_dgm.transforms.inversion import invert
+from pyro_dgm.transforms.probit import log_ndtr, ndtri_exp
 
 from .zoo import perturb
 
@@ -238,3 +240,33 @@ def test_a_planar_posterior_of_a_vae():
         optimizer.step()
         losses.append(float(value.detach()))
     assert losses[-1] < losses[0] - 0.5 and all(p.grad is not None for p in posterior.parameters())
+
+
+# --- parts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-5)])
+def test_normal_distribution_function_on_a_logarithmic_scale(dtype, tolerance):
+    z = torch.cat([-torch.logspace(-3, 6, 400), torch.linspace(0, 10, 100)]).to(dtype)
+    l = torch.special.log_ndtr(z.double())
+    torch.testing.assert_close(log_ndtr(z)[0].double(), l, rtol=tolerance, atol=1e-30)
+    back = ndtri_exp(l[z <= 0].to(dtype))
+    torch.testing.assert_close(back, z[z <= 0], rtol=10 * tolerance, atol=10 * tolerance)
+
+
+@pytest.mark.parametrize("function", [log_ndtr, lambda z: ndtri_exp(-0.7 - z.square())])
+def test_derivatives_of_the_normal_distribution_function(function):
+    """First and second, on both sides of where the tail begins."""
+    z = torch.tensor([-300.0, -40.0, -12.001, -11.999, -5.0, -0.1, 0.1, 6.0], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(function, (z,)) and torch.autograd.gradgradcheck(function, (z,))
+
+
+def test_products_of_reflections():
+    """One after another, as the compact form has it; a vector of zeros reflects nothing."""
+    v = torch.randn(2, 5, 4, dtype=torch.float64)
+    v[1, 3] = 0
+    q = torch.eye(4, dtype=torch.float64).repeat(2, 1, 1)
+    for u in v.unbind(1):
+        u = torch.nn.functional.normalize(u, dim=-1)
+        q = q - 2 * (q @ u.unsqueeze(-1)) @ u.unsqueeze(-2)
+    torch.testing.assert_close(orthogonal(v), q)

@@ -104,10 +104,13 @@ class Householder(Transform):
 
 
 def orthogonal(vectors: Tensor) -> Tensor:
-    """Returns the product of the reflections along m vectors, with shape (*, m, D), as a matrix (*, D, D)."""
-    tiny = torch.finfo(vectors.dtype).tiny
-    q = torch.eye(vectors.shape[-1], dtype=vectors.dtype, device=vectors.device)
-    for v in vectors.unbind(-2):
-        v = v / (v.square().sum(-1, keepdim=True) + tiny).sqrt()
-        q = q - 2 * (q @ v.unsqueeze(-1)) * v.unsqueeze(-2)
-    return q
+    r"""Returns the product of the reflections along m vectors, with shape (*, m, D), as a matrix (*, D, D).
+
+    With unit rows V, :math:`\prod_i (I - 2 v_i v_i^T) = I - V^T S^{-1} V`, where S is one half on the diagonal and
+    :math:`V V^T` above it (Bischof and Van Loan, The WY representation for products of Householder matrices, 1987, in
+    the form that has a triangular factor in the middle).
+    """
+    v = vectors / (vectors.square().sum(-1, keepdim=True) + torch.finfo(vectors.dtype).tiny).sqrt()
+    half = 0.5 * torch.eye(v.shape[-2], dtype=v.dtype, device=v.device)
+    identity = torch.eye(v.shape[-1], dtype=v.dtype, device=v.device)
+    return identity - v.mT @ torch.linalg.solve_triangular((v @ v.mT).triu(1) + half, v, upper=True)

@@ -387,3 +387,28 @@ def test_the_solver_may_be_imported_under_another_default_device(monkeypatch):
         assert flow().log_prob(x).isfinite().all()
     finally:
         torch.set_default_device(None)
+
+
+@pytest.mark.parametrize("context", [0, 2])
+@pytest.mark.parametrize("solver", ["dopri5", "rk4"])
+def test_values_alone_need_no_trace(solver, context):
+    """Samples and latents by a solve of x alone agree, at their tolerance, with those of a solve that has the trace."""
+    torch.manual_seed(0)
+    t = perturb(Continuous(3, (8,), context, solver=solver, rtol=1e-9, atol=1e-9), 0.5).double()
+    t.field.at = _without_divergence(t.field.at)
+    x = torch.randn(5, 3, dtype=torch.float64)
+    c = torch.randn(5, context, dtype=torch.float64) if context else None
+    y, back = t.forward_value(x, c), t.inverse_value(t.forward_value(x, c), c)
+    del t.field.at
+    torch.testing.assert_close(y, t.forward_and_ladj(x, c)[0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(back, x, rtol=0, atol=1e-6)
+    assert torch.equal(t.condition(c)(x), y) and torch.equal(t.inv.condition(c).inv(x), y)
+
+
+def _without_divergence(at):
+    def bare(context=None):
+        field = at(context)
+        field.divergence = field.push = None
+        return field
+
+    return bare

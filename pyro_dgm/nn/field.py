@@ -102,7 +102,10 @@ class Perceptron:
 
     def __call__(self, x: Tensor, t: Tensor) -> Tensor:
         """Returns f(x, t)."""
-        return self._run(x, t)[0]
+        h = F.linear(x, self.weight) + (self.offset + t * self.rate)
+        for layer in self.layers:
+            h = layer(self.sigma(h))
+        return h
 
     def push(self, v: Tensor, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """Returns f(x, t) and J v."""

@@ -54,6 +54,14 @@ class Transform(Configured, TransformModule):
         """Returns x with T(x; c) = y, and log|det dx/dy|."""
         raise NotImplementedError(f"{type(self).__name__} lacks inverse_and_ladj")
 
+    def forward_value(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Returns y alone, at less cost where the log-determinant is work of its own."""
+        return self.forward_and_ladj(x, context)[0]
+
+    def inverse_value(self, y: Tensor, context: Tensor | None = None) -> Tensor:
+        """Returns x alone, at less cost where the log-determinant is work of its own."""
+        return self.inverse_and_ladj(y, context)[0]
+
     def initialize(self, values: Tensor, context: Tensor | None = None, *, at_input: bool = False) -> None:
         """Fits what depends on data, once, before training; most transforms have nothing to fit.
 
@@ -77,10 +85,10 @@ class Transform(Configured, TransformModule):
         return self
 
     def _call(self, x: Tensor) -> Tensor:
-        return self.forward_and_ladj(x)[0]
+        return self.forward_value(x)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return self.inverse_and_ladj(y)[0]
+        return self.inverse_value(y)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns log|det dy/dx| with the batch shape of ``x``, in a pass of its own."""
@@ -141,10 +149,10 @@ class Conditioned(TorchTransform):
         return self
 
     def _call(self, x: Tensor) -> Tensor:
-        return self.forward_and_ladj(x)[0]
+        return self.transform.forward_value(x, self.context)
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return self.inverse_and_ladj(y)[0]
+        return self.transform.inverse_value(y, self.context)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns log|det dy/dx| under the bound context."""
@@ -180,6 +188,14 @@ class Inverse(Transform):
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
         """Applies the inner transform."""
         return self.transform.forward_and_ladj(y, context)
+
+    def forward_value(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Inverts the inner transform."""
+        return self.transform.inverse_value(x, context)
+
+    def inverse_value(self, y: Tensor, context: Tensor | None = None) -> Tensor:
+        """Applies the inner transform."""
+        return self.transform.forward_value(y, context)
 
     def initialize(self, values: Tensor, context: Tensor | None = None, *, at_input: bool = False) -> None:
         """Fits the inner transform, whose input is this one's output."""

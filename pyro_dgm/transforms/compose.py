@@ -190,6 +190,14 @@ class Compose(Transform):
             ladjs.append(sum_ladj(t, y, ladj, event_dim))
         return y, reduce(torch.add, ladjs) if ladjs else y.new_zeros(())
 
+    def forward_value(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Applies the parts, first to last."""
+        return reduce(lambda x, t: t.forward_value(x, context), self.transforms, x)
+
+    def inverse_value(self, y: Tensor, context: Tensor | None = None) -> Tensor:
+        """Inverts the parts, last to first."""
+        return reduce(lambda y, t: t.inverse_value(y, context), [*self.transforms][::-1], y)
+
     def initialize(self, values: Tensor, context: Tensor | None = None, *, at_input: bool = False) -> None:
         """Fits every part to the data as the parts between it and the data leave them.
 

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ..nn import AutogradField, MLPField, add_penalty, leave_autocast, penalties_wanted, without_autocast
+from ..nn.field import Differentiated, Perceptron
 from ..nn.ode import ADAPTIVE, FIXED, Derivative, adaptive_steps, fixed_steps
 from .base import Pass, Transform, check_width
 
@@ -134,7 +135,21 @@ class Continuous(Transform):
         """Follows the field from time 1 back to 0."""
         return self._flow(y, context, 1.0, 0.0)
 
-    def _flow(self, x: Tensor, context: Tensor | None, t0: float, t1: float) -> Pass:
+    def forward_value(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Follows the field from time 0 to 1, without its trace."""
+        return self._path(x, context, 0.0, 1.0)
+
+    def inverse_value(self, y: Tensor, context: Tensor | None = None) -> Tensor:
+        """Follows the field from time 1 back to 0, without its trace."""
+        return self._path(y, context, 1.0, 0.0)
+
+    def _checked(
+        self, x: Tensor, context: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Perceptron | Differentiated | None]:
+        """Returns x, broadcast against the context, both out of autocast, and the field there.
+
+        There is none yet where the adjoint equation asks for gradients of each of its evaluations.
+        """
         check_width("Continuous", x, self.features)
         if self.adjoint and any(vars(module).get("_pyro_samples") for module in self.field.modules()):
             raise ValueError(
@@ -144,14 +159,20 @@ class Continuous(Transform):
         x, context = leave_autocast(x), None if context is None else leave_autocast(context)
         if context is not None:
             x = x.expand(*torch.broadcast_shapes(x.shape[:-1], context.shape[:-1]), -1)
+        with without_autocast(x):
+            return x, context, None if self.adjoint else self.field.at(context)
+
+    def _path(self, x: Tensor, context: Tensor | None, t0: float, t1: float) -> Tensor:
+        x, context, field = self._checked(x, context)
+        with without_autocast(x):
+            return self._solve(lambda t, x: (field or self.field.at(context))(x, t), x, t0, t1, context)
+
+    def _flow(self, x: Tensor, context: Tensor | None, t0: float, t1: float) -> Pass:
+        x, context, field = self._checked(x, context)
         penalised = self.training and penalties_wanted()
         kinetic, jacobian = penalised and self.kinetic > 0, penalised and self.jacobian > 0
         estimated = self.training and self.trace == "hutchinson"
         v = self._draw(x) if estimated or jacobian else None
-        with without_autocast(x):
-            field = (
-                None if self.adjoint else self.field.at(context)
-            )  # the adjoint asks for gradients of each evaluation
 
         def derivative(t: Tensor, state: Tensor) -> Tensor:
             with without_autocast(state):

@@ -103,12 +103,12 @@ class FlowModel(TractableModel):
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the latent z of data x, with shape (*, D): distributed as the base if the flow fits."""
         self._check_context(context)
-        return self.transform.inverse_and_ladj(x, context)[0]
+        return self.transform.inverse_value(x, context)
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the data x of a latent z; the inverse of :meth:`encode`."""
         self._check_context(context)
-        return self.transform.forward_and_ladj(z, context)[0]
+        return self.transform.forward_value(z, context)
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Fits the standardisation and the activation normalisations to training data."""

@@ -268,6 +268,10 @@ def test_unit_normal_is_the_standard_normal():
         assert torch.allclose(a.log_prob(y), b.log_prob(y), rtol=1e-12) and a.log_prob(y).shape == (7, 4, 3)[: 3 - n]
         assert isinstance(a, dist.Independent) == (n > 0) and a.event_shape == b.event_shape
         assert torch.equal(torch.distributions.kl_divergence(a, b), torch.zeros(b.batch_shape, dtype=torch.float64))
+    torch.manual_seed(0)
+    draws = p.sample((5,)), p.rsample((5,)), p.to_event(2).sample((5,))
+    torch.manual_seed(0)
+    assert all(torch.equal(draw, torch.randn(5, 4, 3, dtype=torch.float64)) for draw in draws)
     wide = p.to_event(1).expand((2, 4))
     assert wide.log_prob(x[:1]).shape == wide.sample().shape[:-1] == (2, 4)
     other = dist.Normal(torch.randn(4, 3, dtype=torch.float64), 0.5)

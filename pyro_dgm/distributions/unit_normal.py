@@ -8,6 +8,7 @@ model notices at every step.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from pyro import distributions as dist
@@ -42,6 +43,17 @@ class UnitNormal(dist.Normal):
         """Returns the distribution with a larger batch shape."""
         scale = None if self._is_standard else self.scale.expand(batch_shape)
         return UnitNormal(self.loc.expand(batch_shape), scale, validate_args=self.__dict__.get("_validate_args"))
+
+    def rsample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
+        """Draws samples."""
+        if not self._is_standard:
+            return super().rsample(torch.Size(sample_shape))
+        return torch.randn(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
+
+    def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
+        """Draws samples."""
+        with torch.no_grad():
+            return self.rsample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Returns the log-density in nats, with shape ``sample_shape + batch_shape``."""

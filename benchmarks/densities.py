@@ -112,14 +112,16 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     os.environ.setdefault("PYRO_DGM_DATA", str(Path(__file__).parents[2] / "shared" / "data"))
-    rows = [row for t in arguments.only for row in rows_of(t, divergences(t, arguments.seeds, arguments.steps))]
     notes = [
         "Mean over seeds, low and high the least and greatest seed; differences: two standard errors over test data. "
         "Bar: ours at most the best peer's.",
         f"{arguments.steps} steps of {BATCH} data.",
         "Argument validation of torch.distributions is off for all: importing zuko switches it off.",
     ]
-    write("densities", rows, seeds=arguments.seeds, packages=PEERS, notes=notes)
+    rows: list[Row] = []
+    for task in arguments.only:
+        rows += rows_of(task, divergences(task, arguments.seeds, arguments.steps))
+        write("densities", rows, seeds=arguments.seeds, packages=PEERS, notes=notes)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ another marginal is not (Chen and Gopinath, Gaussianization, 2000).
 import torch
 from torch import Tensor, nn
 
-from ..nn import Parameters, without_autocast
+from ..nn import Parameters, at_least_float32, without_autocast
 from .base import Pass, Transform, check_width
 from .univariate import Univariate
 
@@ -110,7 +110,9 @@ def orthogonal(vectors: Tensor) -> Tensor:
     :math:`V V^T` above it (Bischof and Van Loan, The WY representation for products of Householder matrices, 1987, in
     the form that has a triangular factor in the middle).
     """
-    v = vectors / (vectors.square().sum(-1, keepdim=True) + torch.finfo(vectors.dtype).tiny).sqrt()
+    v = at_least_float32(vectors)
+    v = v / (v.square().sum(-1, keepdim=True) + torch.finfo(v.dtype).tiny).sqrt()
     half = 0.5 * torch.eye(v.shape[-2], dtype=v.dtype, device=v.device)
     identity = torch.eye(v.shape[-1], dtype=v.dtype, device=v.device)
-    return identity - v.mT @ torch.linalg.solve_triangular((v @ v.mT).triu(1) + half, v, upper=True)
+    q = identity - v.mT @ torch.linalg.solve_triangular((v @ v.mT).triu(1) + half, v, upper=True)
+    return q.to(vectors.dtype)

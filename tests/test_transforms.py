@@ -207,6 +207,18 @@ def test_derivatives_of_splines_that_are_written_out(family, direction):
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("context", [0, C])
+def test_splines_of_all_features_are_those_of_either_run(context, monkeypatch):
+    """Whether the parameters of both runs of features are joined, as for few data, or searched one after the other."""
+    transform = perturb(t.Coupling([True, False, True], t.Spline(4), (8,), context, transform_all=True)).double()
+    y = 2 * torch.randn(7, 5, 3, dtype=torch.float64)
+    c = torch.randn(5, context, dtype=torch.float64) if context else None
+    joined = transform.inverse_and_ladj(y, c)
+    monkeypatch.setattr("pyro_dgm.transforms.spline._FEW", 0)
+    for a, b in zip(joined, transform.inverse_and_ladj(y, c), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 def test_circular_splines_close_the_circle():
     spline, theta = t.CircularSpline(5), torch.randn(16, dtype=torch.float64)
     ends = torch.tensor([-math.pi, math.pi], dtype=torch.float64)

@@ -26,6 +26,9 @@ from torch import Tensor
 from .univariate import Theta, Univariate, first, number_first, whole
 
 
+_FEW = 4096  # values up to which one search among the joined parameters of all features costs less than two
+
+
 class RationalQuadratic(Univariate):
     """What splines on [-B, B] share; subclasses say which log-slopes stand at the K + 1 knots, and what lies outside.
 
@@ -112,6 +115,8 @@ class Spline(RationalQuadratic):
 
     def _within(self, v: Tensor, theta: Theta, inverse: bool) -> tuple[Tensor, Tensor]:
         v, thetas = number_first(v, theta)
+        if len(thetas) > 1 and v.numel() <= _FEW:
+            thetas = [torch.cat([t.expand(*t.shape[:2], *v.shape[:-1]) for t in thetas], 1)]
         return self._evaluate(v, [t.split([2 * self.bins, self.bins - 1]) for t in thetas], inverse, self.bound)
 
 

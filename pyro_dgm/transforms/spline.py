@@ -25,7 +25,6 @@ from torch import Tensor
 
 from .univariate import Theta, Univariate, first, number_first, whole
 
-
 _FEW = 4096  # values up to which one search among the joined parameters of all features costs less than two
 
 

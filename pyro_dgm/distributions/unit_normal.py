@@ -61,9 +61,7 @@ class UnitNormal(dist.Normal):
             return super().log_prob(value)
         if self._validate_args:
             self._validate_sample(value)
-        if value.shape[value.dim() - len(self.batch_shape) :] != self.batch_shape:
-            value = value.expand(torch.broadcast_shapes(value.shape, self.batch_shape))
-        return -0.5 * value.square() - _HALF_LOG_TWO_PI
+        return -0.5 * _broadcast(value, self.batch_shape).square() - _HALF_LOG_TWO_PI
 
     def to_event(self, reinterpreted_batch_ndims: int | None = None) -> dist.TorchDistribution:
         """Returns the distribution with its last dimensions those of an event, whose squares it sums at once."""
@@ -81,8 +79,13 @@ class _UnitNormalEvent(dist.Independent):
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
-        shape = self.batch_shape + self.event_shape
-        if value.shape[value.dim() - len(shape) :] != shape:
-            value = value.expand(torch.broadcast_shapes(value.shape, shape))
-        square = sum_rightmost(value.square(), len(self.event_shape))
+        square = _broadcast(value, self.batch_shape + self.event_shape).square()
+        square = sum_rightmost(square, len(self.event_shape))
         return -0.5 * square - self.event_shape.numel() * _HALF_LOG_TWO_PI
+
+
+def _broadcast(value: Tensor, shape: torch.Size) -> Tensor:
+    """Gives a value all dimensions of the distribution; most have them, and are left as they are."""
+    if value.shape[value.dim() - len(shape) :] == shape:
+        return value
+    return value.expand(torch.broadcast_shapes(value.shape, shape))

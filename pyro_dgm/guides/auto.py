@@ -146,7 +146,7 @@ class _OnePass(TorchTransform):
         return y
 
     def _inverse(self, y: Tensor) -> Tensor:
-        return self.transform.inverse_and_ladj(y)[0]
+        return self.transform.inverse_value(y)
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns log|det dy/dx|, at no cost for the latest value."""

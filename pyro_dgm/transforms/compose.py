@@ -171,12 +171,12 @@ class Compose(Transform):
         self.invertible = all(t.invertible for t in self.transforms)
         self.applicable = all(t.applicable for t in self.transforms)
         changes = (t.codomain.event_dim - t.domain.event_dim for t in self.transforms)
-        self.event_dims = list(accumulate(changes, initial=self.domain.event_dim))
+        self._event_dims = list(accumulate(changes, initial=self.domain.event_dim))[:-1]  # of the inputs
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Applies the parts, first to last."""
         ladjs = []
-        for t, event_dim in zip(self.transforms, self.event_dims, strict=False):
+        for t, event_dim in zip(self.transforms, self._event_dims, strict=True):
             y, ladj = t.forward_and_ladj(x, context)
             ladjs.append(sum_ladj(t, x, ladj, event_dim))
             x = y
@@ -185,7 +185,7 @@ class Compose(Transform):
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
         """Inverts the parts, last to first."""
         ladjs = []
-        for t, event_dim in reversed(list(zip(self.transforms, self.event_dims, strict=False))):
+        for t, event_dim in reversed(list(zip(self.transforms, self._event_dims, strict=True))):
             y, ladj = t.inverse_and_ladj(y, context)
             ladjs.append(sum_ladj(t, y, ladj, event_dim))
         return y, reduce(torch.add, ladjs) if ladjs else y.new_zeros(())

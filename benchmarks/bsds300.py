@@ -15,7 +15,6 @@ On a CPU the default is an hour of one core; on a GPU ``--model NSF --epochs 100
 
 import argparse
 import math
-import os
 import time
 from functools import partial
 from pathlib import Path
@@ -30,7 +29,7 @@ from pyro_dgm.evaluation import held_out
 from pyro_dgm.models import MAF, NSF, RealNVP
 from pyro_dgm.training import History, warmup_cosine
 
-from .report import Row, write
+from .report import Row, start, write
 
 MODELS = {
     "MAF": lambda: MAF(63, transforms=5, hidden_features=(512, 512)),
@@ -40,17 +39,32 @@ MODELS = {
 BARS = {("MAF", "cpu"): 153.0, ("RealNVP", "cpu"): 153.0, ("MAF", "cuda"): 155.7, ("NSF", "cuda"): 157.3}
 
 
-def train(model: nn.Module, data: Tensor, validation: Tensor, device: str, **settings: object) -> float:
-    """Trains in place; returns the processor seconds (seconds by the wall on a GPU)."""
-    clock = time.perf_counter if device == "cuda" else time.process_time
-    start = clock()
+def train(
+    model: nn.Module, data: Tensor, validation: Tensor, arguments: argparse.Namespace, **settings: object
+) -> float:
+    """Trains in place, for as long as the command line says; returns processor seconds (by the wall on a GPU)."""
+    clock = time.perf_counter if arguments.device == "cuda" else time.process_time
+    begin = clock()
 
     def report(history: History, _: nn.Module) -> None:
-        print({key: round(value, 3) for key, value in history.rows[-1].items()}, f"{clock() - start:.0f} s", flush=True)
+        print({key: round(value, 3) for key, value in history.rows[-1].items()}, f"{clock() - begin:.0f} s", flush=True)
 
-    settings = {"schedule": partial(warmup_cosine, warmup=0.02), "compile": True, **settings}
-    fit(model, data, validation=validation, device=device, progress=False, callbacks=[report], **settings)
-    return clock() - start
+    fit(
+        model,
+        data,
+        validation=validation,
+        schedule=partial(warmup_cosine, warmup=0.02),
+        max_epochs=arguments.epochs,
+        seed=arguments.seed,
+        compile=True,
+        device=arguments.device,
+        checkpoint=arguments.checkpoint,
+        resume=arguments.checkpoint is not None,
+        progress=False,
+        callbacks=[report],
+        **settings,
+    )
+    return clock() - begin
 
 
 def main() -> None:
@@ -62,21 +76,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", type=Path)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    os.environ.setdefault("PYRO_DGM_DATA", str(Path(__file__).parents[2] / "shared" / "data"))
+    start()
     torch.manual_seed(arguments.seed)
     model = MODELS[arguments.model]()
     seconds = train(
         model,
         torch.cat([bsds300("train", seed=draw) for draw in (0, 1)]),
         bsds300("valid"),
-        arguments.device,
+        arguments,
         optimizer=partial(AdamW, lr=1e-3, weight_decay=0.0, fused=True),
         batch_size=256,
-        max_epochs=arguments.epochs,
-        seed=arguments.seed,
-        checkpoint=arguments.checkpoint,
-        resume=arguments.checkpoint is not None,
     )
     score = held_out(model, bsds300("test").to(arguments.device))
     spread = 2 * score.standard_error

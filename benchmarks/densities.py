@@ -16,9 +16,7 @@ test data and averaged over seeds, with two standard errors either side. The set
 
 import argparse
 import math
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from statistics import mean
 
 import torch
@@ -30,7 +28,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from pyro_dgm.datasets import toy, uci
 
 from .flows_contestants import EAGER, Form
-from .report import Row, write
+from .report import Row, start, write
 
 TOYS = ["eight_gaussians", "pinwheel", "two_moons", "rings", "two_spirals", "checkerboard", "banana", "funnel"]
 TABLE = "power-plant"
@@ -110,8 +108,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--only", nargs="+", choices=[*TOYS, TABLE], default=[*TOYS, TABLE])
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    os.environ.setdefault("PYRO_DGM_DATA", str(Path(__file__).parents[2] / "shared" / "data"))
+    start()
     notes = [
         "Mean over seeds, low and high the least and greatest seed; differences: two standard errors over test data. "
         "Bar: ours at most the best peer's.",

@@ -21,7 +21,6 @@ Written for a GPU, where MAF is expected to take ten minutes; only ``--model Gau
 
 import argparse
 import math
-import os
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +34,7 @@ from pyro_dgm.models import MAF, Dequantized, Glow, MultiscaleRealNVP, RealNVP
 from pyro_dgm.transforms import Logit
 
 from .bsds300 import train
-from .report import Row, write
+from .report import Row, start, write
 
 SPACE = Logit(1e-6)
 VECTORS = {
@@ -53,7 +52,7 @@ BARS = {"Gaussian": -1367.5, "MAF": -1300.0, "RealNVP": -1323.2, "Glow": 1.10, "
 def logits(images: Tensor, seed: int) -> Tensor:
     """Maps integer pixels to vectors in logit space, by one draw of the noise."""
     u = torch.rand(images.shape, generator=torch.Generator().manual_seed(seed))
-    return SPACE.inverse_and_ladj((images + u) / 256)[0].flatten(1)
+    return SPACE.inverse_value((images + u) / 256).flatten(1)
 
 
 def gaussian(data: Tensor, test: Tensor) -> Tensor:
@@ -71,7 +70,7 @@ def vectors(name: str, splits: list[Tensor], arguments: argparse.Namespace) -> t
         return log_p.mean().item(), log_p.std().item() / len(test) ** 0.5, 0.0, 784 + 784 * 785 // 2
     model = VECTORS[name]()
     optimizer = partial(AdamW, lr=5e-4, weight_decay=1e-2, fused=True)
-    seconds = train(model, data, valid, arguments.device, optimizer=optimizer, batch_size=100, **run(arguments))
+    seconds = train(model, data, valid, arguments, optimizer=optimizer, batch_size=100)
     score = held_out(model, test.to(arguments.device))
     return score.mean, score.standard_error, seconds, sum(p.numel() for p in model.parameters())
 
@@ -81,21 +80,10 @@ def images(name: str, splits: list[Tensor], arguments: argparse.Namespace) -> tu
     data, valid, test = splits
     model = Dequantized(IMAGES[name](), 256)
     optimizer = partial(AdamW, lr=1e-3, weight_decay=0.0, fused=True)
-    seconds = train(model, data, valid, arguments.device, optimizer=optimizer, batch_size=128, **run(arguments))
+    seconds = train(model, data, valid, arguments, optimizer=optimizer, batch_size=128)
     score = held_out(model, test.to(arguments.device))
     error = score.standard_error / (784 * math.log(2))
     return score.bits_per_dim, error, seconds, sum(p.numel() for p in model.parameters())
-
-
-def run(arguments: argparse.Namespace) -> dict[str, object]:
-    """What the command line says of a run, as settings of ``fit``."""
-    checkpoint = arguments.checkpoint
-    return {
-        "max_epochs": arguments.epochs,
-        "seed": arguments.seed,
-        "checkpoint": checkpoint,
-        "resume": checkpoint is not None,
-    }
 
 
 def main() -> None:
@@ -107,8 +95,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoint", type=Path)
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    os.environ.setdefault("PYRO_DGM_DATA", str(Path(__file__).parents[2] / "shared" / "data"))
+    start()
     torch.manual_seed(arguments.seed)
     name, (x, _), (test, _) = arguments.model, mnist(), mnist(split="test")
     splits, bar = [*x.float().split([50_000, 10_000]), test.float()], BARS[name]

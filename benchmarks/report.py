@@ -86,9 +86,19 @@ def keep_memory() -> None:
         getattr(ctypes.CDLL(None), "mallopt", lambda *_: None)(key, value)
 
 
+def start() -> None:
+    """Takes one thread, and the data beside the project unless ``PYRO_DGM_DATA`` names others."""
+    import torch
+
+    torch.set_num_threads(1)
+    os.environ.setdefault("PYRO_DGM_DATA", str(Path(__file__).parents[2] / "shared" / "data"))
+
+
 def command(module: str) -> str:
     """The command line that ran ``module``, without paths."""
-    return " ".join(["python -m", f"benchmarks.{module}", *sys.argv[1:]])
+    words = [f" {word}" for word in sys.argv[1:]]
+    paths = {k + j for k, word in enumerate(words) for j in (0, 1) if word in (" --folder", " --checkpoint")}
+    return f"python -m benchmarks.{module}" + "".join(word for k, word in enumerate(words) if k not in paths)
 
 
 def write(

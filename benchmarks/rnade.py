@@ -15,7 +15,6 @@ it is in. Published: RNADE-MoG -9.36 (red wine), -10.23 (white wine), -2.50 (ion
 import argparse
 import json
 import math
-import os
 import time
 from functools import partial
 from pathlib import Path
@@ -30,7 +29,7 @@ from pyro_dgm.datasets import rnade
 from pyro_dgm.evaluation import log_likelihood
 from pyro_dgm.models import MAF, NSF, Mixture, TractableModel
 
-from .report import RESULTS, Row, write
+from .report import RESULTS, Row, start, write
 
 
 class Candidate(NamedTuple):
@@ -125,8 +124,7 @@ def main() -> None:
     parser.add_argument("--choose", type=int, nargs="*", metavar="FOLD", help="compare candidates on these folds")
     parser.add_argument("--folder", type=Path, default=Path("out/rnade"), help="where finished folds are kept")
     arguments = parser.parse_args()
-    torch.set_num_threads(1)
-    os.environ.setdefault("PYRO_DGM_DATA", str(Path(__file__).parents[2] / "shared" / "data"))
+    start()
     if arguments.choose is not None:
         for table in arguments.tables:
             choose(table, arguments.choose or range(1, 11), arguments.members)

@@ -18,6 +18,7 @@ from torch.distributions import constraints
 from . import _archive, models, transforms
 from ._config import Configured
 from ._version import __version__
+from .distributions import heads
 from .models.base import GenerativeModel
 
 _FORMAT = "pyro_dgm.model.v1"
@@ -152,8 +153,9 @@ def _fill(model: Module, state: Any, path: str | os.PathLike, assign: bool = Fal
 
 def _public() -> dict[str, type]:
     found = {name: getattr(module, name) for module in (models, transforms) for name in module.__all__}
+    found |= {f"heads.{name}": getattr(heads, name) for name in heads.__all__}
     abstract = (models.GenerativeModel, models.TractableModel, models.ApproximateModel, models.ImplicitModel)
-    abstract += (transforms.Transform, transforms.Univariate)
+    abstract += (transforms.Transform, transforms.Univariate, heads.Head)
     return {
         name: c for name, c in found.items() if isinstance(c, type) and issubclass(c, Configured) and c not in abstract
     }
@@ -169,9 +171,10 @@ def _encode(value: Any, where: str) -> Any:
         return value.tolist()
     if isinstance(value, list | tuple | range):
         return [_encode(v, f"{where}[{i}]") for i, v in enumerate(value)]
-    if isinstance(value, Configured) and _public().get(type(value).__name__) is type(value):
+    known = next((name for name, c in _public().items() if c is type(value)), None)
+    if known is not None:
         arguments = {k: _encode(_current(value, k, v), f"{where}.{k}") for k, v in value.config.items()}
-        return {"class": type(value).__name__, "arguments": arguments}
+        return {"class": known, "arguments": arguments}
     if isinstance(value, type) and value.__module__ == "torch.nn.modules.activation":
         return {"activation": value.__name__}
     if isinstance(value, constraints.Constraint):

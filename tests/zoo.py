@@ -14,6 +14,7 @@ from torch.distributions import constraints
 
 from pyro_dgm import models as m
 from pyro_dgm import transforms as t
+from pyro_dgm.distributions import heads
 
 D, C = 3, 2
 IMAGE = (2, 3, 2)
@@ -132,6 +133,28 @@ MODELS: dict[str, ModelRow] = {
         "lower_bound",
         discrete=True,
     ),
+    "FVBN": ModelRow(lambda c: m.FVBN(4, c), discrete=True),
+    "FVBN-1": ModelRow(lambda c: m.FVBN(1, c), discrete=True),
+    "MADE": ModelRow(lambda c: m.MADE(4, c, hidden_features=(8, 6), order=[2, 0, 3, 1]), discrete=True),
+    "MADE-masks": ModelRow(
+        lambda c: m.MADE(4, c, hidden_features=(6, 6), masks=3, random_order=True, residual=True), discrete=True
+    ),
+    "MADE-mixture": ModelRow(lambda c: m.MADE(D, c, hidden_features=(8,), head=heads.LogisticMixture(2))),
+    "MADE-spline": ModelRow(lambda c: m.MADE(D, c, hidden_features=(8,), head=heads.Monotone(t.Spline(4)))),
+    "MADE-columns": ModelRow(
+        lambda c: m.MADE(
+            3, c, hidden_features=(8,), head=heads.Columns([heads.Categorical(3), heads.Normal(), heads.Bernoulli()])
+        ),
+        discrete=True,
+    ),
+    "NADE": ModelRow(lambda c: m.NADE(4, c, hidden_features=6, order=[2, 0, 3, 1]), discrete=True),
+    "NADE-levels": ModelRow(
+        lambda c: m.NADE(3, c, hidden_features=6, head=heads.DiscretizedLogisticMixture(2, 4)), discrete=True
+    ),
+    "RNADE": ModelRow(lambda c: m.RNADE(D, c, components=2, hidden_features=6)),
+    "EoNADE": ModelRow(lambda c: m.EoNADE(4, c, hidden_features=(6,), orders=2), discrete=True),
+    "EoNADE-deep": ModelRow(lambda c: m.EoNADE(4, c, hidden_features=(6, 5), orders=2), discrete=True),
+    "ConvNADE": ModelRow(lambda c: m.ConvNADE((1, 2, 2), c, hidden_channels=4, blocks=1), discrete=True),
     "GAN": ModelRow(lambda c: m.GAN((1, D), 2, c, (8,)), "implicit"),
     "GAN-interval": ModelRow(lambda c: m.GAN(D, 2, c, (8,), support=constraints.unit_interval), "implicit"),
 }

@@ -6,6 +6,8 @@ raises an error that names what to use instead). Evaluation and tasks ask for th
 :func:`density_of`, never for a class; an ordinary Pyro distribution is exact.
 """
 
+from . import heads
+from .autoregressive import Autoregressive
 from .flow import Flow, Proposal
 from .marginal import Marginal
 from .mixture import Mixture
@@ -15,6 +17,7 @@ from .quantization import Dequantization, Quantized
 from .unit_normal import UnitNormal
 
 __all__ = [
+    "Autoregressive",
     "Density",
     "Dequantization",
     "Flow",
@@ -25,4 +28,5 @@ __all__ = [
     "Quantized",
     "UnitNormal",
     "density_of",
+    "heads",
 ]

@@ -8,6 +8,7 @@ from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableMod
 from .implicit import GAN
 from .mixture import Mixture
 from .parametric import DiagonalNormal, IndependentBernoulli, StandardNormal
+from .tractable.autoregressive import FVBN, MADE, NADE, RNADE, ConvNADE, EoNADE
 from .tractable.flows import (
     BNAF,
     FFJORD,
@@ -28,18 +29,24 @@ from .tractable.flows import (
 __all__ = [
     "BNAF",
     "FFJORD",
+    "FVBN",
     "GAN",
     "IAF",
+    "MADE",
     "MAF",
+    "NADE",
     "NAF",
     "NCSF",
     "NICE",
     "NSF",
+    "RNADE",
     "SOSPF",
     "VAE",
     "ApproximateModel",
+    "ConvNADE",
     "Dequantized",
     "DiagonalNormal",
+    "EoNADE",
     "GaussianizationFlow",
     "GenerativeModel",
     "Glow",

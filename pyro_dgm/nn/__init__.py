@@ -14,16 +14,20 @@ from .mlp import MLP, Parameters, zero_
 from .ode import StiffnessError
 from .penalty import add_penalty, penalties, penalties_wanted
 from .precision import at_least_float32, leave_autocast, without_autocast
+from .walk import Conditioner, NaiveWalk, Walk
 
 __all__ = [
     "MLP",
     "AutogradField",
+    "Conditioner",
     "ConvNet",
     "MLPField",
     "MaskedLinear",
     "MaskedMLP",
+    "NaiveWalk",
     "Parameters",
     "StiffnessError",
+    "Walk",
     "add_penalty",
     "at_least_float32",
     "leave_autocast",

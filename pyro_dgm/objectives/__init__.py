@@ -10,6 +10,7 @@ from .base import Objective, Player
 from .elbo import ELBO, LinearWarmup
 from .estimators import differentiable_loss
 from .likelihood import NegativeLogLikelihood
+from .order_agnostic import OrderAgnostic
 
 __all__ = [
     "ELBO",
@@ -20,6 +21,7 @@ __all__ = [
     "NegativeLogLikelihood",
     "NonSaturating",
     "Objective",
+    "OrderAgnostic",
     "Player",
     "Wasserstein",
     "differentiable_loss",

@@ -73,7 +73,7 @@ class MaskedAutoregressive(Transform):
         x, ladjs = list(columns), []
         with without_autocast(y):
             walk = self.conditioner.walk(context, batch_shape.numel())
-            for i in walk.sequence:
+            for i in self.conditioner.sequence:
                 x[i], ladj = self.univariate.inverse_and_ladj(columns[i], walk.output())
                 walk.see(x[i][None] if self.embed is None else self.embed(x[i]).mT)
                 ladjs.append(ladj)

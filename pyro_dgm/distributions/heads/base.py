@@ -1,0 +1,215 @@
+r"""Heads: the distribution of one number given the parameters that a network computed for it.
+
+.. math::
+    p(x_i | x_{<i}) = h(x_i; \theta_i), \qquad \theta_i \in R^P
+
+A head knows how many parameters it takes, which distribution they mean, how a number is drawn from given noise
+(so that different samplers can draw the same one), and what a network sees of a number (its classes one by one, say).
+At :math:`\theta = 0` a head is something neutral: fair coins, a standard normal distribution.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from pyro import distributions as dist
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from ..._config import Configured
+
+
+class Head(Configured):
+    """A family of distributions of one number; subclasses say which.
+
+    Attributes:
+        size: Number P of parameters.
+        size_in: Numbers by which a network sees the number.
+        noises: Random numbers it takes to draw one.
+        levels: Number of values 0..levels-1, where there are finitely many; ``None`` otherwise.
+        has_rsample: Whether draws have gradients with respect to the parameters.
+    """
+
+    size: int
+    size_in: int = 1
+    noises: int = 1
+    levels: int | None = None
+    has_rsample: bool = False
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Where the number lives."""
+        return constraints.real
+
+    def __call__(self, theta: Tensor) -> dist.TorchDistribution:
+        """Returns the distribution, with batch shape ``theta.shape[:-1]``.
+
+        Args:
+            theta: The parameters, with shape (*, P).
+        """
+        raise NotImplementedError(f"{type(self).__name__} lacks __call__")
+
+    def draw(self, theta: Tensor, noise: Tensor) -> Tensor:
+        """Returns the number, shape (*), that noise, shape (*, noises), makes of the parameters, shape (*, P)."""
+        raise NotImplementedError(f"{type(self).__name__} lacks draw")
+
+    def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Returns noise for draws of this shape, (*shape, noises): uniform numbers, unless a head says otherwise."""
+        return torch.rand(*shape, self.noises, dtype=like.dtype, device=like.device)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Returns what a network sees of numbers (*), with shape (*, size_in)."""
+        return x[..., None]
+
+    def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
+        """Returns log h(x; theta) in nats, with shape (*), of all numbers of an event at once."""
+        return self(theta).log_prob(x)
+
+    def at(self, i: int) -> "Head":
+        """Returns the head of number i of an event."""
+        return self
+
+    def support_of(self, event_shape: torch.Size) -> constraints.Constraint:
+        """Returns where events live."""
+        return constraints.independent(self.support, len(event_shape))
+
+
+class Columns(Head):
+    """One head for each column: mixed types in one table, categories with different numbers of classes.
+
+    Args:
+        heads: The head of every feature.
+
+    Example:
+        >>> from pyro_dgm.distributions.heads import Bernoulli, Categorical, Normal
+        >>> head = Columns([Bernoulli(), Categorical(5), Normal(), Categorical(3)])
+        >>> head.size, head.at(3).levels
+        (5, 3)
+    """
+
+    def __init__(self, heads: Sequence[Head]) -> None:
+        self.heads = list(heads)
+        if not self.heads:
+            raise ValueError("heads: expected one for each feature, got none")
+        self.size = max(head.size for head in self.heads)
+        self.size_in = max(head.size_in for head in self.heads)
+        self.noises = max(head.noises for head in self.heads)
+        self.has_rsample = all(head.has_rsample for head in self.heads)
+        self.groups: list[tuple[Head, list[int]]] = []  # columns whose heads are alike are scored together
+        for i, head in enumerate(self.heads):
+            alike = (columns for other, columns in self.groups if _alike(other, head))
+            columns = next(alike, None)
+            if columns is None:
+                self.groups.append((head, [i]))
+            else:
+                columns.append(i)
+
+    def at(self, i: int) -> Head:
+        """Returns the head of column i."""
+        return self.heads[i]
+
+    def support_of(self, event_shape: torch.Size) -> constraints.Constraint:
+        """Returns where rows live."""
+        return constraints.stack([head.support for head in self.heads], -1)
+
+    def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
+        """Scores each column by its head."""
+        out: list[Tensor] = [x] * len(self.heads)
+        for head, columns in self.groups:
+            scores = head.log_prob(x[..., columns], theta[..., columns, : head.size])
+            for i, score in zip(columns, scores.unbind(-1), strict=True):
+                out[i] = score
+        return torch.stack(out, -1)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Shows each column as its head would, filled up with zeros."""
+        seen = [self.pad(i, head.embed(column)) for i, (head, column) in enumerate(self._columns(x))]
+        return torch.stack(seen, -2)
+
+    def pad(self, i: int, seen: Tensor) -> Tensor:
+        """Fills up with zeros what is seen of column i."""
+        return nn.functional.pad(seen, (0, self.size_in - self.heads[i].size_in))
+
+    def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Returns noise for each column, as its head wants it."""
+        *outer, _ = shape
+        noises = [nn.functional.pad(h.noise(outer, like), (0, self.noises - h.noises)) for h in self.heads]
+        return torch.stack(noises, -2)
+
+    def draw(self, theta: Tensor, noise: Tensor) -> Tensor:
+        """Draws each column by its head."""
+        columns = zip(self.heads, theta.unbind(-2), noise.unbind(-2), strict=True)
+        return torch.stack([h.draw(t[..., : h.size], n[..., : h.noises]) for h, t, n in columns], -1)
+
+    def _columns(self, x: Tensor) -> list[tuple[Head, Tensor]]:
+        return list(zip(self.heads, x.unbind(-1), strict=True))
+
+
+class Standardized(Head, nn.Module):
+    r"""A head of numbers in units of their own, :math:`x_i = m_i + s_i z_i`, the head being that of z.
+
+    Args:
+        head: The head, of real numbers.
+        features: Number of features.
+    """
+
+    def __init__(self, head: Head, features: int) -> None:
+        nn.Module.__init__(self)
+        self.head = head
+        self.size, self.size_in, self.noises = head.size, head.size_in, head.noises
+        self.has_rsample = head.has_rsample
+        self.register_buffer("loc", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+
+    def initialize(self, x: Tensor) -> None:
+        """Fits the units to data, with shape (n, features); a constant feature keeps unit scale."""
+        x = x.reshape(-1, x.shape[-1])
+        scale = x.std(0, correction=0)
+        self.loc.copy_(x.mean(0))
+        self.scale.copy_(torch.where(scale > 0, scale, 1.0))
+
+    def __call__(self, theta: Tensor) -> dist.TorchDistribution:
+        """Returns the distribution of all features."""
+        return _in_units(self.head(theta), self.loc, self.scale)
+
+    def at(self, i: int) -> "_InUnits":
+        """Returns the head of feature i."""
+        return _InUnits(self.head, self.loc[i], self.scale[i])
+
+    def draw(self, theta: Tensor, noise: Tensor) -> Tensor:
+        """Draws all features."""
+        return self.loc + self.scale * self.head.draw(theta, noise)
+
+    def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Returns the noise of the head."""
+        return self.head.noise(shape, like)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Shows z."""
+        return self.head.embed((x - self.loc) / self.scale)
+
+
+class _InUnits(Head):
+    """The head of one feature, in its units."""
+
+    def __init__(self, head: Head, loc: Tensor, scale: Tensor) -> None:
+        self.head, self.loc, self.scale = head, loc, scale
+        self.size, self.size_in, self.noises = head.size, head.size_in, head.noises
+        self.has_rsample = head.has_rsample
+
+    def __call__(self, theta: Tensor) -> dist.TorchDistribution:
+        return _in_units(self.head(theta), self.loc, self.scale)
+
+    def draw(self, theta: Tensor, noise: Tensor) -> Tensor:
+        return self.loc + self.scale * self.head.draw(theta, noise)
+
+    def embed(self, x: Tensor) -> Tensor:
+        return self.head.embed((x - self.loc) / self.scale)
+
+
+def _in_units(p: dist.TorchDistribution, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
+    units = dist.transforms.AffineTransform(loc, scale)
+    return dist.TransformedDistribution(p, [units], validate_args=False)
+
+
+def _alike(one: Head, other: Head) -> bool:
+    return type(one) is type(other) and dict(one.config) == dict(other.config)

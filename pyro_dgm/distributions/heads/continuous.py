@@ -1,0 +1,228 @@
+r"""Heads of real numbers: normal, mixtures of normal or logistic distributions, and any monotone family.
+
+.. math::
+    p(x) = N(x; \mu, \sigma^2), \qquad
+    p(x) = \sum_k \frac{\pi_k}{\sigma_k} f\!\left(\frac{x - \mu_k}{\sigma_k}\right), \qquad
+    p(x) = N(g(x; \theta); 0, 1)\, \partial g / \partial x
+
+Draws of a mixture take the component and then the number, and their gradient is the implicit one,
+:math:`dx / d\theta = -\,(\partial F / \partial \theta) / p(x)` with F the distribution function (Figurnov, Mohamed and
+Mnih, 2018, arXiv:1805.08498). Mixtures as heads: Uria, Murray and Larochelle, RNADE, 2013, arXiv:1306.0186.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from pyro import distributions as dist
+from torch import Tensor
+from torch.distributions import constraints
+from torch.nn import functional as F
+
+from ...transforms import Affine, Univariate
+from ..promise import Density
+from .base import Head
+
+
+class Normal(Head):
+    """A normal distribution; parameters are its mean and what softplus makes its deviation, 1 at zero.
+
+    Args:
+        min_scale: The least deviation.
+
+    Example:
+        >>> Normal()(torch.zeros(2)).scale
+        tensor(1.0000)
+    """
+
+    size, has_rsample = 2, True
+
+    def __init__(self, min_scale: float = 1e-3) -> None:
+        self.min_scale = min_scale
+
+    def __call__(self, theta: Tensor) -> dist.Normal:
+        """Returns the normal distributions."""
+        return dist.Normal(theta[..., 0], positive(theta[..., 1], self.min_scale), validate_args=False)
+
+    def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Returns standard normal noise."""
+        return torch.randn(*shape, 1, dtype=like.dtype, device=like.device)
+
+    def draw(self, theta: Tensor, noise: Tensor) -> Tensor:
+        """Returns mean + deviation * noise."""
+        p = self(theta)
+        return p.loc + p.scale * noise[..., 0]
+
+
+class _Mixture(Head):
+    """A mixture of a family with location and scale."""
+
+    noises, has_rsample = 2, True
+
+    def __init__(self, components: int = 10, min_scale: float = 1e-3) -> None:
+        if components < 1:
+            raise ValueError(f"components: expected at least 1, got {components}")
+        self.components, self.min_scale, self.size = components, min_scale, 3 * components
+
+    def _family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
+        raise NotImplementedError(f"{type(self).__name__} lacks _family")
+
+    def __call__(self, theta: Tensor) -> dist.MixtureSameFamily:
+        """Returns the mixtures."""
+        logits, loc, raw = mixture_parameters(theta, self.components, 1.0)
+        parts = self._family(loc, positive(raw, self.min_scale))
+        return dist.MixtureSameFamily(dist.Categorical(logits=logits, validate_args=False), parts, validate_args=False)
+
+    def draw(self, theta: Tensor, noise: Tensor) -> Tensor:
+        """Draws a component, then the number; the gradient is the implicit one."""
+        p = self(theta)
+        with torch.no_grad():
+            k = choose(p.mixture_distribution.logits, noise[..., :1])[..., None]
+            parts = p.component_distribution
+            loc, scale = (t.expand(*theta.shape[:-1], -1).gather(-1, k)[..., 0] for t in (parts.loc, parts.scale))
+            x = loc + scale * noise[..., 1]
+        if not theta.requires_grad:
+            return x
+        below = p.cdf(x)
+        return x - (below - below.detach()) / p.log_prob(x).exp().detach()
+
+
+class NormalMixture(_Mixture):
+    """A mixture of normal distributions, spread out at the start.
+
+    Args:
+        components: Number K of components; parameters are K logits, K means and K raw deviations.
+        min_scale: The least deviation.
+
+    Raises:
+        ValueError: If there is no component.
+
+    Example:
+        >>> NormalMixture(5)(torch.zeros(7, 15)).batch_shape
+        torch.Size([7])
+    """
+
+    def _family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
+        return dist.Normal(loc, scale, validate_args=False)
+
+    def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Returns uniform noise for the component, and normal noise."""
+        uniform, normal = (f(*shape, 1, dtype=like.dtype, device=like.device) for f in (torch.rand, torch.randn))
+        return torch.cat([uniform, normal], -1)
+
+
+class LogisticMixture(_Mixture):
+    """A mixture of logistic distributions, spread out at the start: heavier tails than normal ones.
+
+    Args:
+        components: Number K of components; parameters are K logits, K locations and K raw scales.
+        min_scale: The least scale.
+
+    Raises:
+        ValueError: If there is no component.
+
+    Example:
+        >>> LogisticMixture(5)(torch.zeros(7, 15)).batch_shape
+        torch.Size([7])
+    """
+
+    def _family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
+        return dist.Logistic(loc, scale, validate_args=False)
+
+    def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Returns uniform noise for the component, and logistic noise."""
+        u = torch.rand(*shape, 2, dtype=like.dtype, device=like.device)
+        return torch.cat([u[..., :1], torch.special.logit(u[..., 1:], 1e-6)], -1)
+
+
+class Monotone(Head):
+    """A standard normal number seen through a monotone family, a spline for instance.
+
+    Args:
+        univariate: The family g, from data to the normal number; :class:`~pyro_dgm.transforms.Affine` when ``None``.
+
+    Example:
+        >>> from pyro_dgm.transforms import Spline
+        >>> Monotone(Spline(4))(torch.zeros(11)).log_prob(torch.tensor(0.0))
+        tensor(-0.9189)
+    """
+
+    has_rsample = True
+
+    def __init__(self, univariate: Univariate | None = None) -> None:
+        self.univariate = univariate or Affine()
+        self.size = self.univariate.size
+
+    def __call__(self, theta: Tensor) -> "Seen":
+        """Returns the distributions."""
+        return Seen(self.univariate, theta)
+
+    def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """Returns standard normal noise."""
+        return torch.randn(*shape, 1, dtype=like.dtype, device=like.device)
+
+    def draw(self, theta: Tensor, noise: Tensor) -> Tensor:
+        """Returns the inverse of g at the noise."""
+        return self.univariate.inverse_and_ladj(noise[..., 0], theta)[0]
+
+
+class Seen(dist.TorchDistribution):
+    """The distribution of x where g(x; theta) is standard normal; made by :class:`Monotone`.
+
+    Args:
+        univariate: The family g.
+        theta: Its parameters, with shape ``batch_shape + (size,)``.
+    """
+
+    density: Density = "exact"
+    has_rsample = True
+    support = constraints.real
+    arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
+
+    def __init__(self, univariate: Univariate, theta: Tensor) -> None:
+        self.univariate, self.theta = univariate, theta
+        super().__init__(theta.shape[:-1], validate_args=False)
+
+    def expand(self, batch_shape: torch.Size, _instance: None = None) -> "Seen":
+        """Returns the distribution with a larger batch shape."""
+        return Seen(self.univariate, self.theta.expand(*batch_shape, -1))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Returns the log-density in nats."""
+        shape = torch.broadcast_shapes(value.shape, self.batch_shape)
+        z, ladj = _run(self.univariate.forward_and_ladj, value.expand(shape), self.theta)
+        return ladj - 0.5 * z.square() - 0.5 * math.log(2 * math.pi)
+
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws reparameterised samples."""
+        shape = self._extended_shape(torch.Size(sample_shape))
+        z = torch.randn(shape, dtype=self.theta.dtype, device=self.theta.device)
+        return _run(self.univariate.inverse_and_ladj, z, self.theta)[0]
+
+
+def _run(direction: Callable[..., tuple[Tensor, Tensor]], x: Tensor, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """Applies a monotone family, which wants one dimension of numbers at least."""
+    if x.dim():
+        return direction(x, theta)
+    y, ladj = direction(x[None], theta[None])
+    return y[0], ladj[0]
+
+
+def mixture_parameters(theta: Tensor, components: int, spread: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns logits, locations and raw scales of a mixture.
+
+    Locations are offset by normal quantiles times ``spread``: components that start alike would stay alike.
+    """
+    logits, loc, raw = theta.unflatten(-1, (3, components)).unbind(-2)
+    centres = (torch.arange(components, dtype=theta.dtype, device=theta.device) + 0.5) / components
+    return logits, loc + spread * torch.special.ndtri(centres), raw
+
+
+def choose(logits: Tensor, noise: Tensor) -> Tensor:
+    """Returns the class, shape (*), in whose share of [0, 1] uniform noise, shape (*, 1), falls."""
+    return (logits.softmax(-1).cumsum(-1)[..., :-1] <= noise).sum(-1)
+
+
+def positive(raw: Tensor, least: float) -> Tensor:
+    """Returns a scale above ``least``, which is 1 where ``raw`` is 0."""
+    return least + F.softplus(raw + math.log(math.expm1(1 - least)))

@@ -3,10 +3,10 @@ r"""Held-out likelihood of autoregressive models on binary tables with published
 .. math::
     -\frac{1}{n} \sum_i \log p(x_i) \quad \text{in nats, over the test rows; exact}
 
-For each table every candidate is fitted to the training rows, and the one with the best validation score is tested, once.
+For each table every candidate is fitted to the training rows, and the one with the best validation score is tested.
 The mixture over orders or masks of EoNADE and MADE is exact too, by log-mean-exp. Published (Germain, Gregor, Murray and
-Larochelle, MADE, 2015, arXiv:1502.03509, table 5, which has those of NADE and EoNADE too): adult 13.12, mushrooms 9.68,
-nips 272.4, dna 79.7.
+Larochelle, MADE, 2015, arXiv:1502.03509, table 5, with NADE and EoNADE): adult 13.12, mushrooms 9.68, nips 272.4,
+dna 79.7.
 
     python -m benchmarks.autoregressive [--tables adult dna ...] [--folder FOLDER]
 
@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 from torch.optim import AdamW
 
 from pyro_dgm import fit

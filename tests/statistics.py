@@ -23,3 +23,9 @@ def grid_2d(low: float, high: float, n: int, dtype: torch.dtype = torch.float64)
     step = (high - low) / n
     axis = low + step * (torch.arange(n, dtype=dtype) + 0.5)
     return torch.cartesian_prod(axis, axis), step * step
+
+
+def within(draws: Tensor, exact: float, errors: float) -> bool:
+    """Whether the mean of independent draws lies within so many standard errors of the exact value."""
+    error = draws.double().std() / len(draws) ** 0.5
+    return bool((draws.double().mean() - exact).abs() < errors * error)

@@ -111,15 +111,12 @@ class Autoregressive(dist.TorchDistribution):
         Numbers are where they are in the event; unlikely ones are where an anomaly is.
         """
         if not value.is_floating_point():
-            value = value.to(self._like().dtype)
+            value = value.to(self.conditioner.like().dtype)
         return self.head.log_prob(value, self.parameters_of(value))
 
     def parameters_of(self, value: Tensor) -> Tensor:
         """Returns the head's parameters of every number, with shape ``(*) + event_shape + (head.size,)``."""
         return leave_autocast(self.conditioner(fold(self.head.embed(value), self.event_dim), self.context))
-
-    def _like(self) -> Tensor:
-        return next(self.conditioner.parameters())
 
     # --- samples ---------------------------------------------------------------------------------------------------
 
@@ -169,7 +166,7 @@ class Autoregressive(dist.TorchDistribution):
             raise ValueError(f"method: expected 'incremental', 'naive' or 'jacobi', got {method!r}")
         shape = self._extended_shape(torch.Size(sample_shape))
         if observed is not None:
-            given = given.to(self._like().dtype).expand(shape)
+            given = given.to(self.conditioner.like().dtype).expand(shape)
             observed = observed.expand(self.event_shape).flatten().tolist()
         if method == "jacobi":
             return self._jacobi(shape, given, observed, progress)
@@ -220,7 +217,7 @@ class Autoregressive(dist.TorchDistribution):
             single = context.shape[:-1].numel() == 1
             context = context.reshape(1, -1) if single else context.expand(*batch_shape, -1).reshape(n, -1)
             context = leave_autocast(context)
-        return n, self.head.noise((n, *self.event_shape), self._like()), context
+        return n, self.head.noise((n, *self.event_shape), self.conditioner.like()), context
 
     def seen(self, i: int, x: Tensor) -> Tensor:
         """Returns what a walk sees of number i, shape (n,), with shape (in_per_feature, n)."""
@@ -248,7 +245,7 @@ class Autoregressive(dist.TorchDistribution):
         """
         if not self.has_enumerate_support:
             raise NotImplementedError(f"enumerate_support: expected at most {MAX_STATES} states; sample this site")
-        like = self._like()
+        like = self.conditioner.like()
         states = torch.tensor([*itertools.product(*map(range, self._levels()))], dtype=like.dtype, device=like.device)
         states = states.reshape(-1, *(1,) * len(self.batch_shape), *self.event_shape)
         return states.expand(-1, *self.batch_shape, *self.event_shape) if expand else states

@@ -55,7 +55,7 @@ def by_row(p: "Autoregressive", name: str) -> Tensor:
     sequence = p.conditioner.sequence
     if any(sorted(sequence[i * size : (i + 1) * size]) != row for i, row in enumerate(rows)):
         raise ValueError("by: expected a model in raster order for rows, got another order")
-    x = next(p.conditioner.parameters()).new_zeros(*p.batch_shape, *p.event_shape)
+    x = p.conditioner.like().new_zeros(*p.batch_shape, *p.event_shape)
     for i in range(height):
         row = pyro.sample(f"{name}_{i}", Row(p, x, i))
         x = x.expand(*torch.broadcast_shapes(row.shape[:-2], x.shape[:-3]), *p.event_shape).clone()

@@ -19,6 +19,7 @@ Networks may see a number through several that stand for it (its classes, its ha
 first dimension of the event: an event of shape (D,) or (C, H, W) enters as (D s,) or (C s, H, W).
 """
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -77,6 +78,10 @@ class Conditioner(nn.Module):
             raise ValueError(f"order: expected a permutation of 0..{size - 1}, got {self.order}")
         self.sequence = sorted(range(size), key=self.order.__getitem__)
 
+    def like(self) -> Tensor:
+        """Returns a tensor of the network's dtype and device."""
+        return next(itertools.chain(self.parameters(), self.buffers()))
+
     def walk(self, context: Tensor | None, size: int) -> Walk:
         """Returns a walk through the numbers of ``size`` data.
 
@@ -99,8 +104,7 @@ class NaiveWalk(Walk):
     def __init__(self, conditioner: Conditioner, context: Tensor | None, size: int) -> None:
         self.conditioner, self.context, self.step = conditioner, context, 0
         first, *rest = conditioner.event_shape
-        like = next(conditioner.parameters())
-        self.x = like.new_zeros(size, first, conditioner.in_per_feature, torch.Size(rest).numel())
+        self.x = conditioner.like().new_zeros(size, first, conditioner.in_per_feature, torch.Size(rest).numel())
 
     def output(self) -> Tensor:
         """Runs the network, and returns its parameters of the next number, with shape (n, out_per_feature)."""

@@ -131,6 +131,7 @@ class _Realized(Conditioner):
         self.inner, self.pyro_context, self.weights = conditioner, pyro_context, weights
         self.event_shape, self.in_per_feature = conditioner.event_shape, conditioner.in_per_feature
         self.order, self.sequence = conditioner.order, conditioner.sequence
+        self.register_buffer("drawn", next(iter(weights.values())).detach())
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         with self.pyro_context:

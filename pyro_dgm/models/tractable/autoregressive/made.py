@@ -131,7 +131,8 @@ class MADE(ManyOrders):
         return Degrees(inputs, tuple(hidden))
 
     def _degrees(self, k: int | Tensor) -> Degrees:
-        return Degrees(self.orders[k] + 1, self.degrees[k].split(self.widths))
+        orders, degrees = (t[k].flatten() for t in (self.orders, self.degrees))
+        return Degrees(orders + 1, degrees.split(self.widths))
 
     def conditioner(self, k: int) -> Conditioner:
         """Returns the network with mask k."""
@@ -150,7 +151,7 @@ class MADE(ManyOrders):
         if self.fresh:
             degrees = self._drawn(self.orders[0] + 1)
         else:
-            degrees = self._degrees(torch.randint(self.masks, (), device=self.orders.device))
+            degrees = self._degrees(torch.randint(self.masks, (1,), device=self.orders.device))
         return -self._given(Remasked(self.network, degrees), context).log_prob(x).mean()
 
 

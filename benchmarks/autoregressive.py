@@ -58,13 +58,23 @@ def candidates(rows: int) -> list[Candidate]:
     found += [Candidate(f"FVBN, decay {decays[-1]}", FVBN, decays[-1])]
     if rows < 7000:
         eonade = partial(EoNADE, hidden_features=(500,), orders=16)
-        found += [Candidate(f"EoNADE of 16 orders, decay {d}", eonade, d, max_epochs=1000, patience=100) for d in decays]
+        found += [
+            Candidate(f"EoNADE of 16 orders, decay {d}", eonade, d, max_epochs=1000, patience=100) for d in decays
+        ]
         nade = partial(NADE, hidden_features=500)
         found += [Candidate(f"NADE, decay {d}", nade, d, max_epochs=100, patience=10) for d in decays[1:]]
     return found
 
 
-BARS = {"adult": 13.15, "mushrooms": 9.70, "nips": 274.0, "dna": 81.0, "nltcs": 6.00, "plants": 12.30, "pumsb_star": 21.8}
+BARS = {
+    "adult": 13.15,
+    "mushrooms": 9.70,
+    "nips": 274.0,
+    "dna": 81.0,
+    "nltcs": 6.00,
+    "plants": 12.30,
+    "pumsb_star": 21.8,
+}
 TABLES = [*BARS, "moviereview", "bbc"]
 
 
@@ -88,7 +98,11 @@ def evaluate(table: str, candidate: Candidate, folder: Path, threads: int) -> di
     model.eval()
     scores = {name: -log_likelihood(model, x, batch_size=256) for name, x in (("valid", valid), ("test", test))}
     result = {name: [s.mean().item(), s.std().item() / math.sqrt(len(s))] for name, s in scores.items()}
-    result |= {"seconds": seconds, "epochs": len(history.rows), "parameters": sum(p.numel() for p in model.parameters())}
+    result |= {
+        "seconds": seconds,
+        "epochs": len(history.rows),
+        "parameters": sum(p.numel() for p in model.parameters()),
+    }
     path.write_text(json.dumps(result))
     return result
 

@@ -5,7 +5,7 @@ r"""The neural autoregressive distribution estimator's network: one hidden layer
 
 with context :math:`y`. The hidden layers share :math:`W`, so that each is one product away from the one before: O(D H)
 in all (Larochelle and Murray, The Neural Autoregressive Distribution Estimator, 2011). Autograd would keep D hidden
-layers; the recursion here keeps every 16th :math:`a_d` and goes backwards by
+layers; the recursion here keeps every eighth :math:`a_d` and goes backwards by
 
 .. math::
     \delta_d = \delta_{d+1} + (V_d^\top g_d) \odot \sigma'(a_d), \qquad
@@ -23,18 +23,21 @@ from torch import Tensor, nn
 from .precision import leave_autocast, without_autocast
 from .walk import Conditioner, Walk
 
-_BLOCK = 16
+_BLOCK = 8
 _aten = torch.ops.aten
 _ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
     "Sigmoid": (torch.sigmoid, _aten.sigmoid_backward.grad_input),
     "Tanh": (torch.tanh, _aten.tanh_backward.grad_input),
-    "ReLU": (torch.relu, lambda g, h, grad_input: _aten.threshold_backward.grad_input(g, h, 0, grad_input=grad_input)),
+    "ReLU": (
+        lambda a, out=None: torch.clamp_min(a, 0, out=out),
+        lambda g, h, grad_input: _aten.threshold_backward.grad_input(g, h, 0, grad_input=grad_input),
+    ),
 }
 
 
 @torch.library.custom_op("pyro_dgm::nade", mutates_args=())
 def recursion(x: Tensor, a: Tensor, w: Tensor, v: Tensor, activation: str) -> tuple[Tensor, Tensor]:
-    """Returns V_d h_d of all numbers, with shape (D, n, P), and every 16th a_d.
+    """Returns V_d h_d of all numbers, with shape (D, n, P), and every eighth a_d.
 
     Args:
         x: What is seen of the numbers, with shape (D, n, s).
@@ -44,15 +47,14 @@ def recursion(x: Tensor, a: Tensor, w: Tensor, v: Tensor, activation: str) -> tu
         activation: ``"Sigmoid"``, ``"Tanh"`` or ``"ReLU"``.
     """
     sigma, _ = _ACTIVATIONS[activation]
-    out, kept = x.new_empty(len(x), x.shape[1], v.shape[1]), []
-    a = a.clone()
-    v = v.mT
-    for d in range(len(x)):
+    out, kept = x.new_empty(len(x), x.shape[1], v.shape[1]), a.new_empty(-(-len(x) // _BLOCK), *a.shape)
+    a, h = a.clone(), torch.empty_like(a)
+    for d, (x_d, w_d, v_d, out_d) in enumerate(zip(x, w, v.mT, out, strict=True)):
         if d % _BLOCK == 0:
-            kept.append(a.clone())
-        torch.mm(sigma(a), v[d], out=out[d])
-        a.addmm_(x[d], w[d])
-    return out, torch.stack(kept)
+            kept[d // _BLOCK].copy_(a)
+        torch.mm(sigma(a, out=h), v_d, out=out_d)
+        a.addmm_(x_d, w_d)
+    return out, kept
 
 
 @recursion.register_fake
@@ -62,11 +64,11 @@ def _(x: Tensor, a: Tensor, w: Tensor, v: Tensor, activation: str) -> tuple[Tens
 
 @torch.library.custom_op("pyro_dgm::nade_backward", mutates_args=())
 def recursion_backward(
-    g: Tensor, kept: Tensor, x: Tensor, w: Tensor, v: Tensor, activation: str
+    g: Tensor, kept: Tensor, x: Tensor, w: Tensor, v: Tensor, activation: str, of_x: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Returns the gradients of x, a, w and v, given that of the output, with shape (D, n, P)."""
+    """Returns the gradients of x (if wanted), a, w and v, given that of the output, with shape (D, n, P)."""
     sigma, slope = _ACTIVATIONS[activation]
-    dx, dw, dv = torch.empty_like(x), torch.empty_like(w), torch.empty_like(v)
+    dx, dw, dv = torch.empty_like(x) if of_x else x.new_empty(0), torch.empty_like(w), torch.empty_like(v)
     delta = torch.zeros_like(kept[0])
     h, t = (delta.new_empty(size, *delta.shape) for size in (_BLOCK, _BLOCK + 1))
     for k in reversed(range(len(kept))):
@@ -75,7 +77,7 @@ def recursion_backward(
         h[0].copy_(kept[k])
         for j in range(size - 1):
             torch.addmm(h[j], x[block.start + j], w[block.start + j], out=h[j + 1])
-        hidden = sigma(h[:size])
+        hidden = sigma(h[:size], out=h[:size])
         torch.bmm(g[block].mT, hidden, out=dv[block])
         torch.bmm(g[block], v[block], out=t[:size])
         slope(t[:size], hidden, grad_input=t[:size])
@@ -83,16 +85,22 @@ def recursion_backward(
         for j in reversed(range(size)):
             t[j].add_(t[j + 1])  # now delta of number j
         torch.bmm(x[block].mT, t[1 : size + 1], out=dw[block])
-        torch.bmm(t[1 : size + 1], w[block].mT, out=dx[block])
+        if of_x:
+            torch.bmm(t[1 : size + 1], w[block].mT, out=dx[block])
         delta.copy_(t[0])
     return dx, delta, dw, dv
 
 
 @recursion_backward.register_fake
 def _(
-    g: Tensor, kept: Tensor, x: Tensor, w: Tensor, v: Tensor, activation: str
+    g: Tensor, kept: Tensor, x: Tensor, w: Tensor, v: Tensor, activation: str, of_x: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(kept[0]), torch.empty_like(w), torch.empty_like(v)
+    return (
+        torch.empty_like(x) if of_x else x.new_empty(0),
+        torch.empty_like(kept[0]),
+        torch.empty_like(w),
+        torch.empty_like(v),
+    )
 
 
 def _setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tuple) -> None:
@@ -101,7 +109,9 @@ def _setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tupl
 
 
 def _backward(ctx: torch.autograd.function.FunctionCtx, g: Tensor, _: Tensor) -> tuple:
-    return *recursion_backward(g.contiguous(), *ctx.saved_tensors, ctx.activation), None
+    of_x = ctx.needs_input_grad[0]
+    dx, *others = recursion_backward(g.contiguous(), *ctx.saved_tensors, ctx.activation, of_x)
+    return dx if of_x else None, *others, None
 
 
 recursion.register_autograd(_backward, setup_context=_setup)

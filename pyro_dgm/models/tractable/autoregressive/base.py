@@ -75,6 +75,8 @@ class ManyOrders(AutoregressiveModel):
     """
 
     orders: Tensor
+    all_orders = True
+    """Whether it was trained for every order, so that ``given_order`` may be asked for any."""
 
     def conditioner(self, k: int) -> Conditioner:
         """Returns the network as the conditioner of member k."""

@@ -109,6 +109,7 @@ class MADE(ManyOrders):
             in_per_feature=head.size_in, direct=direct, residual=residual,
         )  # fmt: skip
         self.masks, self.random_order, self.fresh, self.residual = masks, random_order, fresh, residual
+        self.all_orders = random_order and fresh
         self.widths = list(hidden_features)
         generator = torch.Generator("cpu").manual_seed(seed)
         lowest = self.network.lowest

@@ -191,8 +191,8 @@ def test_classes_are_abstract_or_final():
     """No class of ours inherits from a class of ours that users construct."""
     abstract = {"Transform", "Univariate", "GenerativeModel", "TractableModel", "ApproximateModel", "ImplicitModel",
                 "FlowModel", "LatentVariableModel", "FlowGuide", "Objective", "AdversarialLoss", "Configured", "Move",
-                "Numerical", "RationalQuadratic", "Conditioner", "Walk", "NaiveWalk", "NADEWalk", "Orderless", "Head", "_Mixture",
-                "AutoregressiveModel", "OneOrder", "ManyOrders", "OrderlessModel"}  # fmt: skip
+                "Numerical", "RationalQuadratic", "Conditioner", "Walk", "NaiveWalk", "NADEWalk", "Orderless", "Head",
+                "_Mixture", "AutoregressiveModel", "OneOrder", "ManyOrders", "OrderlessModel"}  # fmt: skip
     defined, bases = set(), []
     for path in FILES:
         for node in ast.walk(ast.parse(path.read_text())):

@@ -16,6 +16,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_dgm.distributions import Marginal
 from pyro_dgm.models import GAN, DiagonalNormal, IndependentBernoulli
 from pyro_dgm.nn import MLP, ConvNet, MaskedMLP, at_least_float32, leave_autocast, without_autocast
+from pyro_dgm.nn.nade import NADENetwork
+from pyro_dgm.nn.orderless import Orderless, OrderlessMLP
 from pyro_dgm.objectives import ELBO, Adversarial, NegativeLogLikelihood, Wasserstein
 from pyro_dgm.objectives.adversarial import gradient_penalty
 from pyro_dgm.transforms import Coupling, MaskedAutoregressive
@@ -35,7 +37,9 @@ def autocast(low=torch.bfloat16):
 @contextmanager
 def hooked(module, hook):
     """Calls ``hook(network, inputs, output)`` after every network."""
-    handles = [m.register_forward_hook(hook) for m in module.modules() if isinstance(m, ConvNet | MLP | MaskedMLP)]
+    networks = [m for m in module.modules() if isinstance(m, ConvNet | MLP | MaskedMLP | Orderless)]
+    networks += [m.context for m in module.modules() if isinstance(m, NADENetwork | OrderlessMLP) and m.context]
+    handles = [m.register_forward_hook(hook) for m in networks]
     yield
     for handle in handles:
         handle.remove()
@@ -47,7 +51,7 @@ def with_and_without(module, function, low):
     with autocast(low), hooked(module, lambda _, inputs, output: recorded.append(output)):
         torch.manual_seed(7)
         mixed = function()
-    assert all(t.dtype == low for t in recorded)
+    assert all(t.dtype in (low, torch.float32) for t in recorded)  # a walk runs networks in full precision
     again = iter(recorded)
     with hooked(module, lambda _, inputs, output: next(again).float()):
         torch.manual_seed(7)

@@ -29,7 +29,7 @@ def by_number(p: "Autoregressive", name: str) -> Tensor:
     if context is not None:
         context = context.expand(*shape, -1).reshape(-1, context.shape[-1])
     walk = p.conditioner.walk(context, shape.numel())
-    values: list[Tensor] = [torch.empty(0)] * p.event_shape.numel()
+    values: dict[int, Tensor] = {}
     for i in p.conditioner.sequence:
         head = p.head.at(i)
         theta = walk.output()[..., : head.size]
@@ -42,7 +42,7 @@ def by_number(p: "Autoregressive", name: str) -> Tensor:
         x = x.expand(shape).to(theta.dtype)
         walk.see(p.seen(i, x.reshape(-1)))
         values[i] = x
-    return torch.stack([v.expand(shape) for v in values], -1).reshape(*shape, *p.event_shape)
+    return torch.stack([values[i].expand(shape) for i in range(len(values))], -1).reshape(*shape, *p.event_shape)
 
 
 def by_row(p: "Autoregressive", name: str) -> Tensor:

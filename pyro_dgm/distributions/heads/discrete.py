@@ -85,7 +85,8 @@ class Categorical(Head):
         """Returns the classes one by one, or the scaled number."""
         if self.ordered:
             return scaled(x, self.levels)[..., None]
-        return F.one_hot(x.long(), self.levels).to(x.dtype if x.is_floating_point() else torch.get_default_dtype())
+        classes = torch.arange(self.levels, device=x.device)
+        return (x[..., None] == classes).to(x.dtype if x.is_floating_point() else torch.get_default_dtype())
 
 
 class DiscretizedLogisticMixture(Head):

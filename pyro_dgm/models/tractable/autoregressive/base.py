@@ -116,7 +116,7 @@ def random_orders(features: int, count: int, generator: torch.Generator | None =
     """Returns orders, each the places of the numbers, with shape (count, D): the first is the natural one."""
     drawn = [torch.arange(features, device="cpu")]
     drawn += [torch.randperm(features, generator=generator, device="cpu") for _ in range(count - 1)]
-    return torch.stack(drawn)
+    return torch.stack(drawn).to(torch.get_default_device())
 
 
 def realized(model: TractableModel, conditioner: Conditioner) -> Conditioner:

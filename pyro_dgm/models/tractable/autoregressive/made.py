@@ -116,8 +116,10 @@ class MADE(ManyOrders):
         hidden = tuple(torch.tensor(hidden_degrees(features, width, lowest), device="cpu") for width in self.widths)
         members = [Degrees(torch.tensor(self.network.order, device="cpu") + 1, hidden)]
         members += [self._drawn(members[0].inputs, generator) for _ in range(masks - 1)]
-        self.register_buffer("orders", torch.stack([member.inputs for member in members]) - 1)
-        self.register_buffer("degrees", torch.stack([_joined(member.hidden, self.orders) for member in members]))
+        place = torch.get_default_device()
+        self.register_buffer("orders", torch.stack([member.inputs for member in members]).to(place) - 1)
+        joined = [torch.cat([member.inputs[:0], *member.hidden]) for member in members]
+        self.register_buffer("degrees", torch.stack(joined).to(place))
 
     def _drawn(self, inputs: Tensor, generator: torch.Generator | None = None) -> Degrees:
         """Draws degrees, those of the inputs only if orders are random."""
@@ -154,7 +156,3 @@ class MADE(ManyOrders):
         else:
             degrees = self._degrees(torch.randint(self.masks, (1,), device=self.orders.device))
         return -self._given(Remasked(self.network, degrees), context).log_prob(x).mean()
-
-
-def _joined(hidden: Sequence[Tensor], like: Tensor) -> Tensor:
-    return torch.cat([like.new_zeros(0), *hidden])

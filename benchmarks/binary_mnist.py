@@ -4,8 +4,8 @@ r"""Held-out likelihood of autoregressive models on binarised MNIST.
     -\frac{1}{n} \sum_i \log p(x_i) \quad \text{in nats; exact}
 
 Binarisation is dynamic: a pixel is a coin with probability intensity / 255, drawn afresh at every step of training, and
-once, with seed 0, for the 10,000 test images. Of the training images 59,000 train and 1,000 choose the epoch. Published,
-dynamic: NADE with 500 units 85.65, MADE with 8000 units 84.87, PixelCNN 81.45 after 457 epochs.
+once, with seed 0, for the 10,000 test images. Of the training images 59,000 train and 1,000 choose the epoch.
+Published, dynamic: NADE with 500 units 85.65, MADE with 8000 units 84.87, PixelCNN 81.45 after 457 epochs.
 
     python -m benchmarks.binary_mnist --model MADE [--epochs 60] [--device cuda] [--checkpoint FILE]
 

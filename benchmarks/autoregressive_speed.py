@@ -168,7 +168,7 @@ def main() -> None:
             calls = {"ours": lambda p=p: p.sample((BATCH,)), "naive": naive(p)}
             add(f"{name}: {BATCH} samples", calls, bar, p.event_shape.numel() / NAIVE_STEPS)
     notes = [
-        f"Median, least and greatest of up to {arguments.rounds} rounds; one thread, processor time, batches of {BATCH}.",
+        f"Median, least and greatest of up to {arguments.rounds} rounds; one thread, batches of {BATCH}.",
         f"naive: {NAIVE_STEPS} of the D passes, multiplied up. nflows has no activation with one hidden layer.",
     ]
     write("autoregressive_speed", rows, seeds=[0], packages=["zuko", "nflows"], notes=notes)

@@ -56,7 +56,12 @@ MADE_500 = partial(MADE, hidden_features=(500,))
 NADE_500 = partial(NADE, hidden_features=500)
 MADE_ORDERS = partial(MADE_500, masks=64, random_order=True, fresh=True)
 EONADE_500 = partial(EoNADE, hidden_features=(500,), orders=64)
-LARGE = [Candidate("FVBN", FVBN), Candidate("MADE", MADE_500), Candidate("MADE", MADE_500, weight_decay=0.3)]
+LARGE = [
+    Candidate("FVBN", FVBN),
+    Candidate("MADE", MADE_500),
+    Candidate("MADE", MADE_500, weight_decay=0.3),
+    Candidate("MADE", MADE_500, members=8),
+]
 SMALL = [
     *LARGE,
     Candidate("NADE", NADE_500, weight_decay=0.1, max_epochs=40, batch_size=50),

@@ -214,8 +214,9 @@ def mixture_parameters(theta: Tensor, components: int, spread: float) -> tuple[T
     Locations are offset by normal quantiles times ``spread``: components that start alike would stay alike.
     """
     logits, loc, raw = theta.unflatten(-1, (3, components)).unbind(-2)
-    centres = (torch.arange(components, dtype=theta.dtype, device=theta.device) + 0.5) / components
-    return logits, loc + spread * torch.special.ndtri(centres), raw
+    wide = torch.promote_types(theta.dtype, torch.float32)  # in which there are quantiles
+    centres = (torch.arange(components, dtype=wide, device=theta.device) + 0.5) / components
+    return logits, loc + spread * torch.special.ndtri(centres).to(theta.dtype), raw
 
 
 def choose(logits: Tensor, noise: Tensor) -> Tensor:

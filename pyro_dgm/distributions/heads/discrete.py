@@ -85,7 +85,8 @@ class Categorical(Head):
         """Returns the classes one by one, or the scaled number."""
         if self.ordered:
             return scaled(x, self.levels)[..., None]
-        return F.one_hot(x.long(), self.levels).to(x.dtype if x.is_floating_point() else torch.get_default_dtype())
+        dtype = x.dtype if x.is_floating_point() else torch.get_default_dtype()
+        return (x[..., None] == torch.arange(self.levels, device=x.device)).to(dtype)  # one_hot asks for the values
 
 
 class DiscretizedLogisticMixture(Head):

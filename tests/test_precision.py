@@ -17,6 +17,7 @@ from pyro_dgm.distributions import Marginal
 from pyro_dgm.models import GAN, DiagonalNormal, IndependentBernoulli
 from pyro_dgm.nn import MLP, ConvNet, MaskedMLP, at_least_float32, leave_autocast, without_autocast
 from pyro_dgm.nn.pixel_cnn import RasterNetwork
+from pyro_dgm.nn.pixel_cnn_plus_plus import PixelCNNPlusPlusNetwork
 from pyro_dgm.objectives import ELBO, Adversarial, NegativeLogLikelihood, Wasserstein
 from pyro_dgm.objectives.adversarial import gradient_penalty
 from pyro_dgm.transforms import Coupling, MaskedAutoregressive
@@ -26,7 +27,7 @@ from .test_transforms import build as build_transform
 from .test_transforms import every_transform
 from .zoo import MODELS, SCORED, C, perturb
 
-NETWORKS = ConvNet | MLP | MaskedMLP | RasterNetwork
+NETWORKS = ConvNet | MLP | MaskedMLP | RasterNetwork | PixelCNNPlusPlusNetwork
 every_low = pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 
 

@@ -171,6 +171,16 @@ MODELS: dict[str, ModelRow] = {
         ),
         discrete=True,
     ),
+    "PixelCNNPlusPlus": ModelRow(
+        lambda c: m.PixelCNNPlusPlus((1, 2, 4), c, hidden_channels=3, blocks=1, levels=2, head=heads.Bernoulli()),
+        discrete=True,
+    ),
+    "PixelCNNPlusPlus-colours": ModelRow(
+        lambda c: m.PixelCNNPlusPlus(
+            (3, 2, 2), c, hidden_channels=3, blocks=1, levels=1, head=heads.DiscretizedLogisticMixture(2, 4)
+        ),
+        discrete=True,
+    ),
     "GAN": ModelRow(lambda c: m.GAN((1, D), 2, c, (8,)), "implicit"),
     "GAN-interval": ModelRow(lambda c: m.GAN(D, 2, c, (8,), support=constraints.unit_interval), "implicit"),
 }

@@ -8,7 +8,17 @@ from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableMod
 from .implicit import GAN
 from .mixture import Mixture
 from .parametric import DiagonalNormal, IndependentBernoulli, StandardNormal
-from .tractable.autoregressive import FVBN, MADE, NADE, RNADE, ConvNADE, EoNADE, GatedPixelCNN, PixelCNN
+from .tractable.autoregressive import (
+    FVBN,
+    MADE,
+    NADE,
+    RNADE,
+    ConvNADE,
+    EoNADE,
+    GatedPixelCNN,
+    PixelCNN,
+    PixelCNNPlusPlus,
+)
 from .tractable.flows import (
     BNAF,
     FFJORD,
@@ -57,6 +67,7 @@ __all__ = [
     "MultiscaleRealNVP",
     "NormalizingFlow",
     "PixelCNN",
+    "PixelCNNPlusPlus",
     "RealNVP",
     "StandardNormal",
     "TractableModel",

@@ -18,7 +18,7 @@ that applies a layer: to images in one pass, in a walk to rows, with shape (n, c
 channels of one pixel in one colour's group, with shape (channels, n). Nothing is written in place, so gradients pass.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -174,15 +174,16 @@ class Walks(dict[nn.Module, "RowWalk | ColumnWalk"]):
     """The walks of all causal layers of a network.
 
     Args:
-        network: The network.
+        parts: The parts of the network, and the width of the images in each.
         context: The context, with shape (n, context) or (1, context).
         size: Number n of data.
-        width: Width of the images.
     """
 
-    def __init__(self, network: nn.Module, context: Tensor | None, size: int, width: int) -> None:
-        layers = [f for f in network.modules() if isinstance(f, CausalConv2d | VerticalConv2d)]
-        super().__init__({f: f.walk(context, size, width) for f in layers})
+    def __init__(self, parts: Mapping[nn.Module, int], context: Tensor | None, size: int) -> None:
+        super().__init__()
+        for part, width in parts.items():
+            layers = (f for f in part.modules() if isinstance(f, CausalConv2d | VerticalConv2d))
+            self.update({f: f.walk(context, size, width) for f in layers})
 
     def apply(self, layer: nn.Module, h: Tensor | None) -> Tensor:
         """Shows a layer the next part of its input, if that is known, and returns its output there."""
@@ -286,6 +287,11 @@ class ColumnWalk:
 def by_group(groups: Sequence[int]) -> tuple[list[int], list[int]]:
     """Returns the channels group by group, and how many each group has."""
     return sorted(range(len(groups)), key=groups.__getitem__), [groups.count(c) for c in range(max(groups) + 1)]
+
+
+def channel_axis(h: Tensor) -> int:
+    """Returns the dimension of the channels: of images or rows, (n, channels, H, W), or columns, (channels, n)."""
+    return 1 if h.dim() == 4 else 0
 
 
 def as_row(columns: Sequence[Tensor]) -> Tensor:

@@ -36,6 +36,7 @@ from .causal_convolution import (
     as_columns,
     as_row,
     by_group,
+    channel_axis,
     groups_of,
     raster,
 )
@@ -179,7 +180,7 @@ class _ColumnsWalk(Walk):
     """The walk of PixelCNN, all of whose layers go column by column; made by :meth:`PixelCNNNetwork.walk`."""
 
     def __init__(self, network: PixelCNNNetwork, context: Tensor | None, size: int) -> None:
-        self.network, self.walks = network, Walks(network, context, size, network.event_shape[-1])
+        self.network, self.walks = network, Walks({network: network.event_shape[-1]}, context, size)
         self.first = self.walks[network.first]
 
     def output(self) -> Tensor:
@@ -286,8 +287,8 @@ class _Gated(nn.Module):
 
 
 def gate(h: Tensor) -> Tensor:
-    """Returns tanh(f) sigmoid(g), f and g the halves of the channels of images (n, 2p, H, W) or columns (2p, n)."""
-    f, g = h.chunk(2, 1 if h.dim() == 4 else 0)
+    """Returns tanh(f) sigmoid(g), f and g the halves of the channels."""
+    f, g = h.chunk(2, channel_axis(h))
     return f.tanh() * g.sigmoid()
 
 
@@ -295,7 +296,7 @@ class _StacksWalk(Walk):
     """The walk of the gated PixelCNN: the vertical stack row by row; made by :meth:`GatedPixelCNNNetwork.walk`."""
 
     def __init__(self, network: GatedPixelCNNNetwork, context: Tensor | None, size: int) -> None:
-        self.network, self.walks = network, Walks(network, context, size, network.event_shape[-1])
+        self.network, self.walks = network, Walks({network: network.event_shape[-1]}, context, size)
         self.order, self.sizes = by_group(network.layers[0].horizontal.out_groups)
         self.place = network.event_shape[0], network.event_shape[2]
         first = network.layers[0]

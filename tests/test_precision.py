@@ -18,6 +18,8 @@ from pyro_dgm.models import GAN, DiagonalNormal, IndependentBernoulli
 from pyro_dgm.nn import MLP, ConvNet, MaskedMLP, at_least_float32, leave_autocast, without_autocast
 from pyro_dgm.nn.nade import NADENetwork
 from pyro_dgm.nn.orderless import Orderless, OrderlessMLP
+from pyro_dgm.nn.pixel_cnn import RasterNetwork
+from pyro_dgm.nn.pixel_cnn_plus_plus import PixelCNNPlusPlusNetwork
 from pyro_dgm.objectives import ELBO, Adversarial, NegativeLogLikelihood, Wasserstein
 from pyro_dgm.objectives.adversarial import gradient_penalty
 from pyro_dgm.transforms import Coupling, MaskedAutoregressive
@@ -27,6 +29,7 @@ from .test_transforms import build as build_transform
 from .test_transforms import every_transform
 from .zoo import MODELS, SCORED, C, perturb
 
+NETWORKS = ConvNet | MLP | MaskedMLP | Orderless | RasterNetwork | PixelCNNPlusPlusNetwork
 every_low = pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 
 
@@ -37,7 +40,7 @@ def autocast(low=torch.bfloat16):
 @contextmanager
 def hooked(module, hook):
     """Calls ``hook(network, inputs, output)`` after every network."""
-    networks = [m for m in module.modules() if isinstance(m, ConvNet | MLP | MaskedMLP | Orderless)]
+    networks = [m for m in module.modules() if isinstance(m, NETWORKS)]
     networks += [m.context for m in module.modules() if isinstance(m, NADENetwork | OrderlessMLP) and m.context]
     handles = [m.register_forward_hook(hook) for m in networks]
     yield

@@ -155,6 +155,32 @@ MODELS: dict[str, ModelRow] = {
     "EoNADE": ModelRow(lambda c: m.EoNADE(4, c, hidden_features=(6,), orders=2), discrete=True),
     "EoNADE-deep": ModelRow(lambda c: m.EoNADE(4, c, hidden_features=(6, 5), orders=2), discrete=True),
     "ConvNADE": ModelRow(lambda c: m.ConvNADE((1, 2, 2), c, hidden_channels=4, blocks=1), discrete=True),
+    "PixelCNN": ModelRow(lambda c: m.PixelCNN((1, 3, 2), c, hidden_channels=3, blocks=1, kernel_size=3), discrete=True),
+    "PixelCNN-colours": ModelRow(
+        lambda c: m.PixelCNN((2, 2, 2), c, hidden_channels=3, blocks=1, head=heads.Categorical(3)), discrete=True
+    ),
+    "PixelCNN-mixture": ModelRow(
+        lambda c: m.PixelCNN(
+            (1, 1, D), c, hidden_channels=3, blocks=1, kernel_size=3, head=heads.LogisticMixture(2), activation=nn.SiLU
+        )
+    ),
+    "GatedPixelCNN": ModelRow(lambda c: m.GatedPixelCNN((1, 3, 2), c, hidden_channels=3, layers=2), discrete=True),
+    "GatedPixelCNN-colours": ModelRow(
+        lambda c: m.GatedPixelCNN(
+            (2, 2, 2), c, hidden_channels=3, layers=2, head=heads.DiscretizedLogisticMixture(2, 3)
+        ),
+        discrete=True,
+    ),
+    "PixelCNNPlusPlus": ModelRow(
+        lambda c: m.PixelCNNPlusPlus((1, 2, 4), c, hidden_channels=3, blocks=1, levels=2, head=heads.Bernoulli()),
+        discrete=True,
+    ),
+    "PixelCNNPlusPlus-colours": ModelRow(
+        lambda c: m.PixelCNNPlusPlus(
+            (3, 2, 2), c, hidden_channels=3, blocks=1, levels=1, head=heads.DiscretizedLogisticMixture(2, 4)
+        ),
+        discrete=True,
+    ),
     "GAN": ModelRow(lambda c: m.GAN((1, D), 2, c, (8,)), "implicit"),
     "GAN-interval": ModelRow(lambda c: m.GAN(D, 2, c, (8,), support=constraints.unit_interval), "implicit"),
 }

@@ -8,7 +8,17 @@ from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableMod
 from .implicit import GAN
 from .mixture import Mixture
 from .parametric import DiagonalNormal, IndependentBernoulli, StandardNormal
-from .tractable.autoregressive import FVBN, MADE, NADE, RNADE, ConvNADE, EoNADE
+from .tractable.autoregressive import (
+    FVBN,
+    MADE,
+    NADE,
+    RNADE,
+    ConvNADE,
+    EoNADE,
+    GatedPixelCNN,
+    PixelCNN,
+    PixelCNNPlusPlus,
+)
 from .tractable.flows import (
     BNAF,
     FFJORD,
@@ -47,6 +57,7 @@ __all__ = [
     "Dequantized",
     "DiagonalNormal",
     "EoNADE",
+    "GatedPixelCNN",
     "GaussianizationFlow",
     "GenerativeModel",
     "Glow",
@@ -55,6 +66,8 @@ __all__ = [
     "Mixture",
     "MultiscaleRealNVP",
     "NormalizingFlow",
+    "PixelCNN",
+    "PixelCNNPlusPlus",
     "RealNVP",
     "StandardNormal",
     "TractableModel",

@@ -155,6 +155,12 @@ MODELS: dict[str, ModelRow] = {
     "EoNADE": ModelRow(lambda c: m.EoNADE(4, c, hidden_features=(6,), orders=2), discrete=True),
     "EoNADE-deep": ModelRow(lambda c: m.EoNADE(4, c, hidden_features=(6, 5), orders=2), discrete=True),
     "ConvNADE": ModelRow(lambda c: m.ConvNADE((1, 2, 2), c, hidden_channels=4, blocks=1), discrete=True),
+    "CausalTransformer": ModelRow(
+        lambda c: m.CausalTransformer((2, 2, 2), c, width=8, blocks=2, attention_heads=2, mlp_features=8), discrete=True
+    ),
+    "CausalTransformer-vector": ModelRow(
+        lambda c: m.CausalTransformer(D, c, width=4, blocks=1, attention_heads=2, order=[2, 0, 1], head=heads.Normal())
+    ),
     "GAN": ModelRow(lambda c: m.GAN((1, D), 2, c, (8,)), "implicit"),
     "GAN-interval": ModelRow(lambda c: m.GAN(D, 2, c, (8,), support=constraints.unit_interval), "implicit"),
 }

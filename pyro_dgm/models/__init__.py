@@ -8,7 +8,7 @@ from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableMod
 from .implicit import GAN
 from .mixture import Mixture
 from .parametric import DiagonalNormal, IndependentBernoulli, StandardNormal
-from .tractable.autoregressive import FVBN, MADE, NADE, RNADE, ConvNADE, EoNADE
+from .tractable.autoregressive import FVBN, MADE, NADE, RNADE, CausalTransformer, ConvNADE, EoNADE
 from .tractable.flows import (
     BNAF,
     FFJORD,
@@ -43,6 +43,7 @@ __all__ = [
     "SOSPF",
     "VAE",
     "ApproximateModel",
+    "CausalTransformer",
     "ConvNADE",
     "Dequantized",
     "DiagonalNormal",

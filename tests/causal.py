@@ -35,7 +35,9 @@ def dependencies(model, context=None, draws=3):
             return (conditioner(x, context) @ projection).flatten()[conditioner.sequence]
 
         seen = torch.randn(first, *rest, per, dtype=torch.float64)
-        jacobian = torch.autograd.functional.jacobian(outputs, seen).reshape(len(found), len(found), per)
+        jacobian = torch.autograd.functional.jacobian(outputs, seen, vectorize=True).reshape(
+            len(found), len(found), per
+        )
         found |= (jacobian[:, conditioner.sequence] != 0).any(-1)
     return found
 

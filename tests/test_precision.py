@@ -16,6 +16,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from pyro_dgm.distributions import Marginal
 from pyro_dgm.models import GAN, DiagonalNormal, IndependentBernoulli
 from pyro_dgm.nn import MLP, ConvNet, MaskedMLP, at_least_float32, leave_autocast, without_autocast
+from pyro_dgm.nn.pixel_rnn import PixelRNNNetwork
 from pyro_dgm.nn.transformer import TransformerNetwork
 from pyro_dgm.objectives import ELBO, Adversarial, NegativeLogLikelihood, Wasserstein
 from pyro_dgm.objectives.adversarial import gradient_penalty
@@ -26,7 +27,7 @@ from .test_transforms import build as build_transform
 from .test_transforms import every_transform
 from .zoo import MODELS, SCORED, C, perturb
 
-NETWORKS = (ConvNet, MLP, MaskedMLP, TransformerNetwork)
+NETWORKS = (ConvNet, MLP, MaskedMLP, PixelRNNNetwork, TransformerNetwork)
 
 every_low = pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 

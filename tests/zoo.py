@@ -155,6 +155,21 @@ MODELS: dict[str, ModelRow] = {
     "EoNADE": ModelRow(lambda c: m.EoNADE(4, c, hidden_features=(6,), orders=2), discrete=True),
     "EoNADE-deep": ModelRow(lambda c: m.EoNADE(4, c, hidden_features=(6, 5), orders=2), discrete=True),
     "ConvNADE": ModelRow(lambda c: m.ConvNADE((1, 2, 2), c, hidden_channels=4, blocks=1), discrete=True),
+    "PixelRNN": ModelRow(
+        lambda c: m.PixelRNN((2, 2, 2), c, hidden_channels=4, blocks=2, out_channels=8, kernel_size=3), discrete=True
+    ),
+    "PixelRNN-row": ModelRow(
+        lambda c: m.PixelRNN(
+            (1, 3, 2),
+            c,
+            kind="row",
+            hidden_channels=3,
+            blocks=1,
+            out_channels=8,
+            head=heads.Categorical(3, ordered=True),
+        ),
+        discrete=True,
+    ),
     "CausalTransformer": ModelRow(
         lambda c: m.CausalTransformer((2, 2, 2), c, width=8, blocks=2, attention_heads=2, mlp_features=8), discrete=True
     ),

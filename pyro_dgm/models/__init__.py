@@ -8,7 +8,7 @@ from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableMod
 from .implicit import GAN
 from .mixture import Mixture
 from .parametric import DiagonalNormal, IndependentBernoulli, StandardNormal
-from .tractable.autoregressive import FVBN, MADE, NADE, RNADE, CausalTransformer, ConvNADE, EoNADE
+from .tractable.autoregressive import FVBN, MADE, NADE, RNADE, CausalTransformer, ConvNADE, EoNADE, PixelRNN
 from .tractable.flows import (
     BNAF,
     FFJORD,
@@ -56,6 +56,7 @@ __all__ = [
     "Mixture",
     "MultiscaleRealNVP",
     "NormalizingFlow",
+    "PixelRNN",
     "RealNVP",
     "StandardNormal",
     "TractableModel",

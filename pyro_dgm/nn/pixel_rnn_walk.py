@@ -104,7 +104,12 @@ class LSTMWalk(Kept):
         Args:
             image: The row of the image above, with shape (W, n, channels).
         """
+        self.enter_row(image)
         self.us, self.hs, self.cs = [], [], []
+
+    def enter_row(self, image: Tensor) -> None:
+        """Computes what enters the pixels of a new row from the row above, whose pixels are still there."""
+        raise NotImplementedError(f"{type(self).__name__} lacks enter_row")
 
     def entering(self) -> Tensor:
         """Returns what enters the gates of a new pixel from other pixels, with shape (n, 4 h)."""
@@ -116,7 +121,7 @@ class LSTMWalk(Kept):
 
     def beside(self) -> Tensor | None:
         """Returns what is added to the states of a new pixel."""
-        return None
+        raise NotImplementedError(f"{type(self).__name__} lacks beside")
 
     def see(self, u: Tensor) -> Tensor:
         """Sees the next colour of the map, with shape (n, 2 h / colours), and returns that of the next map."""
@@ -146,12 +151,11 @@ class RowLSTMWalk(LSTMWalk):
         width = layer.size[1]
         self.above, self.cells = [self.biases[0]] * width, [None] * width
 
-    def start(self, image: Tensor) -> None:
-        """Starts a row."""
+    def enter_row(self, image: Tensor) -> None:
+        """Applies K^ss to the row above."""
         h = F.pad(torch.stack(self.hs), (0, 0, 0, 0, 1, 1))
         seen = torch.cat([h[:-2], h[1:-1], h[2:]], -1)
         self.above, self.cells = list(self.biases[0] + seen @ self.k), self.cs
-        super().start(image)
 
     def entering(self) -> Tensor:
         """Returns what enters from the row above and the pixel to the left."""
@@ -161,6 +165,9 @@ class RowLSTMWalk(LSTMWalk):
     def before(self) -> Tensor | None:
         """Returns the cell states above."""
         return self.cells[len(self.us)]
+
+    def beside(self) -> None:
+        """Returns that there is nothing."""
 
 
 class DiagonalBiLSTMWalk(LSTMWalk):
@@ -174,8 +181,8 @@ class DiagonalBiLSTMWalk(LSTMWalk):
         self.right_input, self.image = layer.inputs[1].masked().mT, layer.image
         self.above, self.right = [self.biases[0]] * layer.size[1], []
 
-    def start(self, image: Tensor) -> None:
-        """Starts a row; the states from the right of the row above become known."""
+    def enter_row(self, image: Tensor) -> None:
+        """Applies K^ss to the row above, and computes its states from the right."""
         self.above = list(self.biases[0] + torch.stack(self.hs) @ self.k_above)
         a = self.biases[1] + torch.stack(self.us) @ self.right_input
         if self.image is not None:
@@ -187,7 +194,6 @@ class DiagonalBiLSTMWalk(LSTMWalk):
             h, c = cell(pixel if h is None else torch.addmm(pixel, h, self.right_beside), c, self.colours)
             right.append(h)
         self.right = right[::-1]
-        super().start(image)
 
     def entering(self) -> Tensor:
         """Returns what enters from the row above and the pixel to the left."""

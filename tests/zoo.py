@@ -181,6 +181,27 @@ MODELS: dict[str, ModelRow] = {
         ),
         discrete=True,
     ),
+    "PixelRNN": ModelRow(
+        lambda c: m.PixelRNN((2, 2, 2), c, hidden_channels=4, blocks=2, out_channels=8, kernel_size=3), discrete=True
+    ),
+    "PixelRNN-row": ModelRow(
+        lambda c: m.PixelRNN(
+            (1, 3, 2),
+            c,
+            kind="row",
+            hidden_channels=3,
+            blocks=1,
+            out_channels=8,
+            head=heads.Categorical(3, ordered=True),
+        ),
+        discrete=True,
+    ),
+    "CausalTransformer": ModelRow(
+        lambda c: m.CausalTransformer((2, 2, 2), c, width=8, blocks=2, attention_heads=2, mlp_features=8), discrete=True
+    ),
+    "CausalTransformer-vector": ModelRow(
+        lambda c: m.CausalTransformer(D, c, width=4, blocks=1, attention_heads=2, order=[2, 0, 1], head=heads.Normal())
+    ),
     "GAN": ModelRow(lambda c: m.GAN((1, D), 2, c, (8,)), "implicit"),
     "GAN-interval": ModelRow(lambda c: m.GAN(D, 2, c, (8,), support=constraints.unit_interval), "implicit"),
 }

@@ -16,6 +16,7 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import constraints
 
+from ..nn import leave_autocast, without_autocast
 from .promise import Density
 
 if TYPE_CHECKING:
@@ -27,12 +28,14 @@ def by_number(p: "Autoregressive", name: str) -> Tensor:
     shape = p.batch_shape
     context = p.context
     if context is not None:
-        context = context.expand(*shape, -1).reshape(-1, context.shape[-1])
-    walk = p.conditioner.walk(context, shape.numel())
+        context = leave_autocast(context).expand(*shape, -1).reshape(-1, context.shape[-1])
+    with without_autocast(p.conditioner.like()):
+        walk = p.conditioner.walk(context, shape.numel())
     values: dict[int, Tensor] = {}
     for i in p.conditioner.sequence:
         head = p.head.at(i)
-        theta = walk.output()[..., : head.size]
+        with without_autocast(p.conditioner.like()):
+            theta = walk.output()[..., : head.size]
         x = pyro.sample(f"{name}_{i}", head(theta.reshape(*shape, -1)))
         wider = torch.broadcast_shapes(x.shape, shape)
         if wider != shape:  # a plate or an enumeration made the batch larger: every datum goes on as several
@@ -40,7 +43,8 @@ def by_number(p: "Autoregressive", name: str) -> Tensor:
             walk.select(places.reshape(-1))
             shape = wider
         x = x.expand(shape).to(theta.dtype)
-        walk.see(p.seen(i, x.reshape(-1)))
+        with without_autocast(p.conditioner.like()):
+            walk.see(p.seen(i, x.reshape(-1)))
         values[i] = x
     return torch.stack([values[i].expand(shape) for i in range(len(values))], -1).reshape(*shape, *p.event_shape)
 

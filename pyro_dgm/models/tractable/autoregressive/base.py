@@ -11,7 +11,8 @@ Models whose network serves many orders (EoNADE, MADE with several masks) are th
 and are trained by :class:`~pyro_dgm.objectives.OrderAgnostic`, on an order or a mask at a time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -133,14 +134,36 @@ class _Realized(Conditioner):
         self.inner, self.pyro_context, self.weights = conditioner, pyro_context, weights
         self.event_shape, self.in_per_feature = conditioner.event_shape, conditioner.in_per_feature
         self.order, self.sequence = conditioner.order, conditioner.sequence
-        self.register_buffer("drawn", next(iter(weights.values())).detach())
+        self.register_buffer("some_weight", next(iter(weights.values())).detach())
 
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+    @contextmanager
+    def drawn(self) -> Iterator[None]:
         with self.pyro_context:
             self.pyro_context.cache.update(self.weights)
+            yield
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        with self.drawn():
             return self.inner(x, context)
 
     def walk(self, context: Tensor | None, size: int) -> Walk:
-        with self.pyro_context:
-            self.pyro_context.cache.update(self.weights)
-            return self.inner.walk(context, size)
+        with self.drawn():
+            return _RealizedWalk(self, self.inner.walk(context, size))
+
+
+class _RealizedWalk(Walk):
+    """The walk through such a conditioner: it too sees those weights, whenever it looks."""
+
+    def __init__(self, conditioner: _Realized, inner: Walk) -> None:
+        self.conditioner, self.inner = conditioner, inner
+
+    def output(self) -> Tensor:
+        with self.conditioner.drawn():
+            return self.inner.output()
+
+    def see(self, x: Tensor) -> None:
+        with self.conditioner.drawn():
+            self.inner.see(x)
+
+    def select(self, index: Tensor) -> None:
+        self.inner.select(index)

@@ -8,7 +8,8 @@ with y the context (Larochelle and Murray, The Neural Autoregressive Distributio
 Uria, Murray and Larochelle, RNADE, 2013, arXiv:1306.0186). EoNADE and ConvNADE train one network for all orders,
 
 .. math::
-    L = E_{o}\, E_{d} \Bigl[\frac{D}{D - d + 1} \sum_{i \ge d} -\log p(x_{o_i} | x_{o_{<d}})\Bigr] = E_o[-\log p(x | o)]
+    L = E_o\, E_k \Bigl[\frac{D}{D - k} \sum_{i > k} -\log p(x_{o_i} | x_{o_1 \dots o_k})\Bigr]
+      = E_o[-\log p(x | o)], \qquad k \sim U\{0 \dots D - 1\}
 
 at a network pass for each datum, and average p(x | o) over K orders (Uria, Murray and Larochelle, A Deep and Tractable
 Density Estimator, 2014, arXiv:1310.1757; Uria, Cote, Gregor, Murray and Larochelle, 2016, arXiv:1605.02226).
@@ -138,16 +139,23 @@ class OrderlessModel(ManyOrders):
         return self._given(Ordered(self.network, order), context)
 
     def order_agnostic_loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Draws for each datum an order o and a place d; the loss of the numbers from d on, times D / (D - d + 1)."""
+        """Returns, for random sets of k known numbers, the loss of the others times D / (D - k), mean over data.
+
+        In each datum one number is unknown, and the others are known at a rate that is uniform on [0, 1]: k is then
+        uniform on 0..D-1, and all sets of k are alike. (To sort random numbers would be slower by far.)
+        """
         shape, size = self.event_shape, self.event_shape.numel()
         x = x if x.is_floating_point() else x.to(next(self.network.parameters()).dtype)
         batch_shape = x.shape[: x.dim() - len(shape)]
-        place = torch.rand(*batch_shape, size, device=x.device).argsort(-1)
-        d = torch.randint(size, (*batch_shape, 1), device=x.device)  # numbers known, d - 1 in the formula
-        known = (place < d).to(x.dtype).reshape(x.shape)
+        noise = torch.rand(*batch_shape, size + 1, dtype=x.dtype, device=x.device)
+        unknown = torch.randint(size, (*batch_shape, 1), device=x.device)
+        rest = torch.arange(size, device=x.device) != unknown
+        known = (rest & (noise[..., 1:] < noise[..., :1])).to(x.dtype)
+        weight = size / (size - known.sum(-1))
+        known = known.reshape(x.shape)
         theta = leave_autocast(self.network(fold(self.head.embed(x), len(shape)), known, context))
-        scores = ((1 - known) * self.head.log_prob(x, theta)).flatten(-len(shape)).sum(-1, keepdim=True)
-        return -(size / (size - d) * scores).mean()
+        scores = ((1 - known) * self.head.log_prob(x, theta)).flatten(-len(shape)).sum(-1)
+        return -(weight * scores).mean()
 
 
 class EoNADE(OrderlessModel):

@@ -72,9 +72,8 @@ class _Contextual(nn.Conv2d):
         return self.bias if self.context is None else self.bias + self.context(context)
 
     def convolve(self, x: Tensor, weight: Tensor, context: Tensor | None) -> Tensor:
-        """Returns W * x + V c + b, x having its margins."""
-        weight = weight.contiguous(memory_format=torch.channels_last)
-        out = F.conv2d(x, weight, self.bias, self.stride)
+        """Returns W * x + V c + b, x having its margins; in ``channels_last``, even if x has one channel."""
+        out = F.conv2d(x, weight, self.bias, self.stride).contiguous(memory_format=torch.channels_last)
         return out if self.context is None else out + self.context(context)[..., None, None]
 
 

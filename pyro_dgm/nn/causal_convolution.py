@@ -38,12 +38,6 @@ def groups_of(channels: int, colours: int) -> list[int]:
     return [k * colours // channels for k in range(channels)]
 
 
-def raster(event_shape: Sequence[int]) -> list[int]:
-    """Returns the place of every number of a flat image: row by row, pixel by pixel, colour by colour."""
-    colours, height, width = event_shape
-    return [(i * width + j) * colours + c for c in range(colours) for i in range(height) for j in range(width)]
-
-
 def as_batch(x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, torch.Size]:
     """Returns images with one batch dimension, their contexts, and the batch shape.
 

@@ -38,10 +38,9 @@ from .causal_convolution import (
     by_group,
     channel_axis,
     groups_of,
-    raster,
 )
 from .mlp import in_place, zero_
-from .walk import Conditioner, Walk
+from .walk import Conditioner, Walk, raster
 
 
 class RasterNetwork(Conditioner):

@@ -24,8 +24,7 @@ from .convolution import over_images
 from .convolutional_lstm import ColourLinear, DiagonalBiLSTM, RowLSTM
 from .mlp import zero_
 from .pixel_rnn_walk import PixelRNNWalk
-from .transformer import raster
-from .walk import Conditioner
+from .walk import Conditioner, raster
 
 Kind = Literal["row", "diagonal"]
 

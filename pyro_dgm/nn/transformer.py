@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .mlp import zero_
-from .walk import Conditioner, Walk
+from .walk import Conditioner, Walk, raster
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -236,9 +236,3 @@ class _Seen:
     def select(self, index: Tensor) -> None:
         """Keeps these data."""
         self.tables = [t[index] for t in self.tables]
-
-
-def raster(event_shape: Sequence[int]) -> list[int]:
-    """Returns the place of every number of an image in the order row by row, the colours of a pixel in turn."""
-    channels, height, width = event_shape
-    return [(i * width + j) * channels + c for c in range(channels) for i in range(height) for j in range(width)]

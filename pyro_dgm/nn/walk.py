@@ -92,6 +92,12 @@ class Conditioner(nn.Module):
         return NaiveWalk(self, context, size)
 
 
+def raster(event_shape: Sequence[int]) -> list[int]:
+    """Returns the place of every number of a flat image: row by row, pixel by pixel, colour by colour."""
+    colours, height, width = event_shape
+    return [(i * width + j) * colours + c for c in range(colours) for i in range(height) for j in range(width)]
+
+
 class NaiveWalk(Walk):
     """The walk that runs the conditioner anew for every number: the definition.
 

@@ -31,8 +31,8 @@ from torch import Tensor
 
 from ....distributions import heads
 from ....nn import Conditioner, Walk, leave_autocast
-from ....nn.causal_convolution import raster
 from ....nn.pixel_cnn_plus_plus import PixelCNNPlusPlusNetwork
+from ....nn.walk import raster
 from .base import Head, OneOrder
 
 

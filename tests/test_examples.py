@@ -20,9 +20,14 @@ SMALL = {
     "quickstart.py": ["--epochs", "1"],
     "hierarchical_regression.py": ["--steps", "20"],
     "image_flow.py": ["--epochs", "1", "--hidden", "4", "--conditional"],
+    "autoregressive_images.py": ["--epochs", "1", "--hidden", "10"],
     "effect_handlers.py": [],
 }
-SAYS = {"hierarchical_regression.py": "fit compiled", "image_flow.py": "bits/dim"}
+SAYS = {
+    "hierarchical_regression.py": "fit compiled",
+    "image_flow.py": "bits/dim",
+    "autoregressive_images.py": "bits/dim",
+}
 DRAWING = ("quickstart.py", *SAYS)
 
 
@@ -55,7 +60,7 @@ def test_example_runs(name, tmp_path):
 
 def test_readme_code_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     code = "\n".join(blocks).replace("num_samples=200, warmup_steps=100", "num_samples=2, warmup_steps=1")
     code = code.replace("patience=5, seed=0", "seed=0, max_epochs=1")
     result = subprocess.run([sys.executable, "-c", code], env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True)

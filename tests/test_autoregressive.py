@@ -16,7 +16,7 @@ from pyro_dgm import models as m
 from pyro_dgm import transforms as t
 from pyro_dgm.distributions import Autoregressive, Mixture, heads
 from pyro_dgm.models.tractable.autoregressive import AutoregressiveModel
-from pyro_dgm.nn import MaskedMLP, NaiveWalk
+from pyro_dgm.nn import Conditioner, MaskedMLP, NaiveWalk
 
 from .statistics import within
 from .zoo import MODELS, C, perturb
@@ -431,6 +431,28 @@ def test_svi_and_fit_go_down_the_same_loss():
     svi = SVI(model.model, model.guide, Adam({"lr": 1e-2}), Trace_ELBO())
     losses = [svi.step(x) for _ in range(100)]
     assert losses[-1] < 0.9 * losses[0]
+
+
+def test_a_network_of_ones_own_that_sees_too_much_is_found():
+    class Shifted(Conditioner):
+        def __init__(self, by):
+            super().__init__((4,))
+            self.by, self.weight = by, nn.Parameter(torch.ones(4, 2))
+
+        def forward(self, x, context=None):
+            return torch.nn.functional.pad(x, (self.by, -self.by))[..., None] * self.weight
+
+    x = torch.randn(4)
+    model = m.Autoregressive(Shifted(1), heads.Normal(), standardize=False)
+    model.check(x)
+    y = torch.cat([torch.zeros(1), x[:-1]])
+    scale = 1e-3 + torch.nn.functional.softplus(y + math.log(math.expm1(1 - 1e-3)))
+    torch.testing.assert_close(model().log_prob(x), dist.Normal(y, scale).log_prob(x).sum())
+    assert model().sample((3,)).shape == (3, 4)
+    with pytest.raises(ValueError, match="number 0 depend on itself or on a later one"):
+        m.Autoregressive(Shifted(0), heads.Normal()).check(x)
+    with pytest.raises(ValueError, match="in_per_feature=3"):
+        m.Autoregressive(Shifted(1), heads.Categorical(3))
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from torch.distributions import constraints
 from pyro_dgm import models as m
 from pyro_dgm import transforms as t
 from pyro_dgm.distributions import heads
+from pyro_dgm.nn import MaskedMLP
 
 D, C = 3, 2
 IMAGE = (2, 3, 2)
@@ -201,6 +202,10 @@ MODELS: dict[str, ModelRow] = {
     ),
     "CausalTransformer-vector": ModelRow(
         lambda c: m.CausalTransformer(D, c, width=4, blocks=1, attention_heads=2, order=[2, 0, 1], head=heads.Normal())
+    ),
+    "Autoregressive": ModelRow(
+        lambda c: m.Autoregressive(MaskedMLP(D, 2, (8,), context=c, activation=nn.Tanh), heads.Normal(), c),
+        storable=False,
     ),
     "GAN": ModelRow(lambda c: m.GAN((1, D), 2, c, (8,)), "implicit"),
     "GAN-interval": ModelRow(lambda c: m.GAN(D, 2, c, (8,), support=constraints.unit_interval), "implicit"),

@@ -73,9 +73,7 @@ class Conditioner(nn.Module):
         self.event_shape = torch.Size(event_shape)
         size = self.event_shape.numel()
         self.in_per_feature = in_per_feature
-        self.order = list(range(size)) if order is None else [int(d) for d in order]
-        if sorted(self.order) != list(range(size)):
-            raise ValueError(f"order: expected a permutation of 0..{size - 1}, got {self.order}")
+        self.order = list(range(size)) if order is None else permutation(order, size)
         self.sequence = sorted(range(size), key=self.order.__getitem__)
 
     def like(self) -> Tensor:
@@ -90,6 +88,18 @@ class Conditioner(nn.Module):
             size: Number of data.
         """
         return NaiveWalk(self, context, size)
+
+
+def permutation(order: Sequence[int], size: int) -> list[int]:
+    """Returns an order as a list.
+
+    Raises:
+        ValueError: If it is no permutation of 0..size-1.
+    """
+    places = [int(place) for place in order]
+    if sorted(places) != list(range(size)):
+        raise ValueError(f"order: expected a permutation of 0..{size - 1}, got {places}")
+    return places
 
 
 class NaiveWalk(Walk):

@@ -18,6 +18,7 @@ from pyro_dgm.distributions import Autoregressive, Mixture, heads
 from pyro_dgm.distributions.heads.continuous import choose
 from pyro_dgm.models.tractable.autoregressive import AutoregressiveModel
 from pyro_dgm.nn import MaskedMLP, NaiveWalk
+from pyro_dgm.objectives import OrderAgnostic
 
 from .statistics import within
 from .zoo import MODELS, C, perturb
@@ -457,6 +458,18 @@ def test_svi_and_fit_go_down_the_same_loss():
     svi = SVI(model.model, model.guide, Adam({"lr": 1e-2}), Trace_ELBO())
     losses = [svi.step(x) for _ in range(100)]
     assert losses[-1] < 0.9 * losses[0]
+
+
+@pytest.mark.parametrize("name", ["MADE-masks", "EoNADE", "ConvNADE"])
+def test_svi_trains_models_of_many_orders(name):
+    model = MODELS[name].build()
+    x = torch.ones(64, *model.event_shape)
+    pyro.clear_param_store()
+    svi = SVI(model.model, model.guide, Adam({"lr": 0.05}), OrderAgnostic())
+    before = model().log_prob(x).mean()
+    for _ in range(20):
+        svi.step(x)
+    assert model().log_prob(x).mean() > before + 0.5
 
 
 def test_units_of_whole_numbers_far_from_zero_are_found():

@@ -15,8 +15,14 @@ from torch import nn
 from pyro_dgm import models as m
 from pyro_dgm import transforms as t
 from pyro_dgm.distributions import Autoregressive, Mixture, heads
+from pyro_dgm.distributions.heads.continuous import choose
 from pyro_dgm.models.tractable.autoregressive import AutoregressiveModel
+<<<<<<< HEAD
 from pyro_dgm.nn import Conditioner, MaskedMLP, NaiveWalk
+=======
+from pyro_dgm.nn import MaskedMLP, NaiveWalk
+from pyro_dgm.objectives import OrderAgnostic
+>>>>>>> review
 
 from .statistics import within
 from .zoo import MODELS, C, perturb
@@ -183,6 +189,31 @@ def test_reparameterised_draws_have_the_density_and_its_gradient(head):
     gradients = torch.autograd.grad(x.square().sum(), wide)[0]
     error = gradients.std(0) / math.sqrt(n)
     assert ((gradients.mean(0) - gradient).abs() < 5 * error + 1e-9).all()
+
+
+def test_a_component_of_no_probability_is_never_drawn():
+    """Rounded, probabilities sum to less than the largest noise below 1; its draws would have infinite gradients."""
+    torch.manual_seed(0)
+    logits, largest = torch.randn(10_000, 10), torch.full((10_000, 1), 1 - 2**-24)
+    logits[:, -1] = -200
+    assert (logits.softmax(-1).cumsum(-1)[:, -1:] <= largest).any()
+    assert (choose(logits, largest) < 9).all()
+
+
+@pytest.mark.parametrize("x", [0.0, 1.0, 128.0, 255.0])
+def test_levels_have_finite_scores_and_gradients_whatever_a_network_says(x):
+    torch.manual_seed(0)
+    for head in (heads.DiscretizedLogisticMixture(4), heads.Categorical(256)):
+        theta = (1000 * torch.randn(200, head.size)).requires_grad_()
+        scores = head.log_prob(torch.full((200,), x), theta)
+        assert scores.isfinite().all() and torch.autograd.grad(scores.sum(), theta)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("method", ["incremental", "naive", "jacobi"])
+def test_no_sample_at_all_and_masks_of_numbers_are_welcome(method):
+    p, given = m.NADE(4, 2, hidden_features=5)(torch.zeros(3, 2)), torch.ones(4)
+    assert p.draw((0, 2), method=method).shape == (0, 2, 3, 4)
+    assert (p.draw((2,), method=method, given=given, observed=given.byte()) == 1).all()
 
 
 def test_rsample_is_refused_where_the_head_has_none_and_carries_gradients_elsewhere():
@@ -433,6 +464,7 @@ def test_svi_and_fit_go_down_the_same_loss():
     assert losses[-1] < 0.9 * losses[0]
 
 
+<<<<<<< HEAD
 def test_a_network_of_ones_own_that_sees_too_much_is_found():
     class Shifted(Conditioner):
         def __init__(self, by):
@@ -453,6 +485,24 @@ def test_a_network_of_ones_own_that_sees_too_much_is_found():
         m.Autoregressive(Shifted(0), heads.Normal()).check(x)
     with pytest.raises(ValueError, match="in_per_feature=3"):
         m.Autoregressive(Shifted(1), heads.Categorical(3))
+=======
+@pytest.mark.parametrize("name", ["MADE-masks", "EoNADE", "ConvNADE"])
+def test_svi_trains_models_of_many_orders(name):
+    model = MODELS[name].build()
+    x = torch.ones(64, *model.event_shape)
+    pyro.clear_param_store()
+    svi = SVI(model.model, model.guide, Adam({"lr": 0.05}), OrderAgnostic())
+    before = model().log_prob(x).mean()
+    for _ in range(20):
+        svi.step(x)
+    assert model().log_prob(x).mean() > before + 0.5
+
+
+def test_units_of_whole_numbers_far_from_zero_are_found():
+    model = m.RNADE(2)
+    model.initialize(torch.tensor([[10_000_000, 5], [10_000_002, 5]]).expand(5000, 2, 2).reshape(-1, 2))
+    assert model.head.loc.tolist() == [10_000_001, 5] and model.head.scale.tolist() == [1, 1]
+>>>>>>> review
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------
@@ -469,6 +519,10 @@ def test_a_network_of_ones_own_that_sees_too_much_is_found():
     (lambda: heads.Categorical(1), "levels: expected at least 2"),
     (lambda: heads.NormalMixture(0), "components: expected at least 1"),
     (lambda: heads.Columns([]), "heads: expected one for each feature"),
+    (lambda: m.MADE(4, head=heads.Columns([heads.Normal()] * 3)), r"heads: expected one for each .* \(4,\), got 3"),
+    (lambda: heads.Normal(min_scale=1.0), "min_scale: expected a number in"),
+    (lambda: m.MADE(4).given_order(torch.tensor([0, 1, 1, 2])), "order: expected a permutation"),
+    (lambda: m.MADE(3, head=heads.Categorical(3))().conditional_log_probs(torch.full((3,), 3)), "within the support"),
     (lambda: Autoregressive(MaskedMLP(3, 5), heads.Categorical(5)), "in_per_feature=5"),
     (lambda: m.MADE(4)().draw(method="quick"), "method: expected"),
     (lambda: m.MADE(4)().draw(given=torch.zeros(4)), "expected both or none"),

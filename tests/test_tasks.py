@@ -111,11 +111,34 @@ def test_surprise_is_where_the_odd_number_is_and_sums_to_the_score():
         surprise(m.StandardNormal(2), torch.zeros(1, 2))
 
 
+def test_models_are_in_evaluation_mode_and_in_full_precision():
+    torch.manual_seed(0)
+    model = perturb(m.PixelCNNPlusPlus((1, 4, 4), hidden_channels=4, blocks=1, levels=2, dropout=0.5)).train()
+    x = torch.zeros(1, 1, 4, 4)
+    missing = torch.rand(1, 4, 4) < 0.5
+    found = surprise(model, x), anomaly_score(model, x)
+    torch.testing.assert_close(found[0].sum((1, 2, 3)), found[1])
+    torch.manual_seed(1)
+    expected = impute(model.eval(), x, missing, num_particles=4)
+    torch.manual_seed(1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        drawn = impute(model.train(), x, missing, num_particles=4)
+    assert all(map(torch.equal, drawn, expected)) and model.training
+
+
 def test_mistakes_are_named():
     model = m.MADE(4)
     with pytest.raises(ValueError, match=r"x: expected shape \(n, 4\), got \(4,\)"):
         impute(model, torch.zeros(4))
     with pytest.raises(ValueError, match="num_samples, num_particles"):
         impute(model, torch.zeros(1, 4), num_particles=0)
+    with pytest.raises(ValueError, match=r"missing: expected a shape that broadcasts to \(3, 4\), got \(3,\)"):
+        impute(model, torch.zeros(3, 4), torch.ones(3))
+    with pytest.raises(ValueError, match="context: expected a shape that broadcasts"):
+        impute(m.MADE(4, 2), torch.zeros(3, 4), context=torch.zeros(2, 2))
+    with pytest.raises(ValueError, match="x: expected observed numbers that are finite"):
+        impute(model, torch.tensor([[math.nan, 2.0, 0.0, 1.0]]))
+    with pytest.raises(ValueError, match="x: expected observed numbers that are finite"):
+        impute(m.RNADE(2), torch.tensor([[math.nan, math.inf]]))
     with pytest.raises(ValueError, match="expected an autoregressive one"):
         impute(m.RealNVP(2), torch.tensor([[float("nan"), 1.0]]))

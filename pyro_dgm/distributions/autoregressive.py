@@ -99,8 +99,6 @@ class Autoregressive(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Returns the log-density in nats, with shape ``sample_shape + batch_shape``, in one pass."""
-        if self._validate_args:
-            self._validate_sample(value)
         scores = self.conditional_log_probs(value).flatten(-self.event_dim).sum(-1)
         shape = torch.broadcast_shapes(scores.shape, self.batch_shape)
         return scores if scores.shape == shape else scores.expand(shape)
@@ -110,6 +108,8 @@ class Autoregressive(dist.TorchDistribution):
 
         Numbers are where they are in the event; unlikely ones are where an anomaly is.
         """
+        if self._validate_args:
+            self._validate_sample(value)
         if not value.is_floating_point():
             value = value.to(self.conditioner.like().dtype)
         return self.head.log_prob(value, self.parameters_of(value))
@@ -167,7 +167,7 @@ class Autoregressive(dist.TorchDistribution):
         shape = self._extended_shape(torch.Size(sample_shape))
         if observed is not None:
             given = given.to(self.conditioner.like().dtype).expand(shape)
-            observed = observed.expand(self.event_shape).flatten().tolist()
+            observed = observed.bool().expand(self.event_shape).flatten().tolist()
         if method == "jacobi":
             return self._jacobi(shape, given, observed, progress)
         return self._draw(shape, given, observed, method == "naive", progress)
@@ -183,7 +183,7 @@ class Autoregressive(dist.TorchDistribution):
     ) -> Tensor:
         n, noise, context = self._begin(shape)
         noise = noise.flatten(1, -2).unbind(1)
-        known = None if given is None else given.reshape(n, -1).unbind(-1)
+        known = None if given is None else given.reshape(n, len(noise)).unbind(-1)
         columns = list(known or [noise[0].new_zeros(n)] * len(noise))
         with without_autocast(noise[0]):
             walk = NaiveWalk(self.conditioner, context, n) if naive else self.conditioner.walk(context, n)
@@ -215,7 +215,8 @@ class Autoregressive(dist.TorchDistribution):
         context, n = self.context, batch_shape.numel()
         if context is not None:
             single = context.shape[:-1].numel() == 1
-            context = context.reshape(1, -1) if single else context.expand(*batch_shape, -1).reshape(n, -1)
+            width = context.shape[-1]
+            context = context.reshape(1, width) if single else context.expand(*batch_shape, width).reshape(n, width)
             context = leave_autocast(context)
         return n, self.head.noise((n, *self.event_shape), self.conditioner.like()), context
 

@@ -189,7 +189,7 @@ def nade(x: Tensor, a: Tensor, w: Tensor, v: Tensor, activation: str, sequence: 
     with without_autocast(x):
         x = leave_autocast(x).to(w.dtype)
         x = x.expand(*batch_shape, -1).reshape(batch_shape.numel(), *w.shape[:2]).movedim(1, 0)
-        a = a.expand(*batch_shape, -1).reshape(batch_shape.numel(), -1)
+        a = a.expand(*batch_shape, -1).reshape(batch_shape.numel(), a.shape[-1])
         if not natural:
             x, w, v = (t[list(sequence)] for t in (x, w, v))
         out, _ = recursion(x.contiguous(), a.contiguous(), w.contiguous(), v.contiguous(), activation)

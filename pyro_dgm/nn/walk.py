@@ -73,9 +73,7 @@ class Conditioner(nn.Module):
         self.event_shape = torch.Size(event_shape)
         size = self.event_shape.numel()
         self.in_per_feature = in_per_feature
-        self.order = list(range(size)) if order is None else [int(d) for d in order]
-        if sorted(self.order) != list(range(size)):
-            raise ValueError(f"order: expected a permutation of 0..{size - 1}, got {self.order}")
+        self.order = list(range(size)) if order is None else permutation(order, size)
         self.sequence = sorted(range(size), key=self.order.__getitem__)
 
     def like(self) -> Tensor:
@@ -92,10 +90,23 @@ class Conditioner(nn.Module):
         return NaiveWalk(self, context, size)
 
 
+<<<<<<< HEAD
 def raster(event_shape: Sequence[int]) -> list[int]:
     """Returns the place of every number of a flat image: row by row, pixel by pixel, colour by colour."""
     colours, height, width = event_shape
     return [(i * width + j) * colours + c for c in range(colours) for i in range(height) for j in range(width)]
+=======
+def permutation(order: Sequence[int], size: int) -> list[int]:
+    """Returns an order as a list.
+
+    Raises:
+        ValueError: If it is no permutation of 0..size-1.
+    """
+    places = [int(place) for place in order]
+    if sorted(places) != list(range(size)):
+        raise ValueError(f"order: expected a permutation of 0..{size - 1}, got {places}")
+    return places
+>>>>>>> review
 
 
 class NaiveWalk(Walk):

@@ -38,4 +38,5 @@ class OrderAgnostic(Objective):
                 f"model: expected one of many orders (EoNADE, ConvNADE, MADE), got {type(owner or model).__name__}; "
                 "use NegativeLogLikelihood"
             )
-        return owner.order_agnostic_loss(*batch)
+        with owner._pyro_context:  # tells SVI of the parameters, as a call of the model does
+            return owner.order_agnostic_loss(*batch)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..distributions import Autoregressive, Mixture
 from ..evaluation import log_likelihood
+from ..evaluation.likelihood import evaluating
 from ..models.base import GenerativeModel
 
 
@@ -58,6 +59,8 @@ def anomaly_score(
 def surprise(model: GenerativeModel, x: Tensor, context: Tensor | None = None) -> Tensor:
     """Returns -log p(x_i | x_<i, c) of every number, in nats: where in a datum the anomaly is.
 
+    The model is in evaluation mode meanwhile.
+
     Of a mixture (EoNADE, MADE with several masks) it is the mean over components, weighted by how probable each made x.
 
     Args:
@@ -76,12 +79,13 @@ def surprise(model: GenerativeModel, x: Tensor, context: Tensor | None = None) -
         >>> surprise(MADE(3, hidden_features=(8,)), torch.zeros(1, 3)) / torch.tensor(2.0).log()
         tensor([[1., 1., 1.]])
     """
-    p = model(context)
-    parts = p.components if isinstance(p, Mixture) else [p]
-    if not all(isinstance(part, Autoregressive) for part in parts):
-        raise ValueError(f"model: expected an autoregressive one, got {type(model).__name__}; use anomaly_score")
-    scores = -torch.stack([part.conditional_log_probs(x) for part in parts])
-    if len(parts) == 1:
-        return scores[0]
-    weights = p.component_log_probs(x).softmax(-1).movedim(-1, 0)
-    return (weights.reshape(*weights.shape, *[1] * len(model.event_shape)) * scores).sum(0)
+    with evaluating(model):
+        p = model(context)
+        parts = p.components if isinstance(p, Mixture) else [p]
+        if not all(isinstance(part, Autoregressive) for part in parts):
+            raise ValueError(f"model: expected an autoregressive one, got {type(model).__name__}; use anomaly_score")
+        scores = -torch.stack([part.conditional_log_probs(x) for part in parts])
+        if len(parts) == 1:
+            return scores[0]
+        weights = p.component_log_probs(x).softmax(-1).movedim(-1, 0)
+        return (weights.reshape(*weights.shape, *[1] * len(model.event_shape)) * scores).sum(0)

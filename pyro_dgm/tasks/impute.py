@@ -25,7 +25,9 @@ from torch import Tensor
 
 from ..distributions import Autoregressive, Mixture
 from ..distributions.autoregressive import bar
+from ..evaluation.likelihood import evaluating
 from ..models.base import GenerativeModel
+from ..nn import without_autocast
 
 _CHUNK = 8192  # particles of all data that are drawn at a time
 
@@ -56,7 +58,7 @@ def impute(
     num_particles: int = 128,
     progress: bool = False,
 ) -> Imputation:
-    """Draws the missing numbers of data given the observed ones.
+    """Draws the missing numbers of data given the observed ones; the model is in evaluation mode meanwhile.
 
     Args:
         model: An autoregressive model.
@@ -68,7 +70,8 @@ def impute(
         progress: Whether a bar shows the patterns of missing numbers done.
 
     Raises:
-        ValueError: If the model is not autoregressive, or shapes do not fit.
+        ValueError: If the model is not autoregressive, shapes do not fit, or an observed number is none that the model
+            could have drawn.
 
     Example:
         >>> from pyro_dgm.models import EoNADE
@@ -80,25 +83,35 @@ def impute(
         raise ValueError(f"x: expected shape (n, {', '.join(map(str, model.event_shape))}), got {tuple(x.shape)}")
     if num_samples < 1 or num_particles < 1:
         raise ValueError(f"num_samples, num_particles: expected at least 1, got {num_samples} and {num_particles}")
-    missing = x.isnan() if missing is None else missing.bool().expand(x.shape)
-    context = None if context is None else context.expand(len(x), -1)
+    dtype = next(model.parameters()).dtype
+    missing = x.isnan() if missing is None else _expanded("missing", missing.bool(), x.shape)
+    if context is not None:
+        context = _expanded("context", context.to(dtype), torch.Size([len(x), *context.shape[-1:]]))
+    x = torch.where(missing, 0.0, x.to(dtype))
+    if len(x) and not (x.isfinite().all() and model.support.check(x).all()):
+        raise ValueError(f"x: expected observed numbers that are finite and in the model's support {model.support}")
     patterns, which = missing.flatten(1).unique(dim=0, return_inverse=True)
-    out = Imputation(
-        x.new_empty(num_samples, *x.shape, dtype=_dtype(model)), *x.new_empty(2, len(x), dtype=_dtype(model))
-    )
-    for k, pattern in enumerate(bar(patterns.tolist(), progress)):
-        for rows in (which == k).nonzero()[:, 0].split(max(1, _CHUNK // max(num_particles, num_samples))):
-            c = None if context is None else context[rows]
-            part = _one_pattern(model, x[rows].to(out.samples.dtype), pattern, c, num_samples, num_particles)
-            out.samples[:, rows], out.log_prob_observed[rows], out.effective_size[rows] = part
+    out = Imputation(x.new_empty(num_samples, *x.shape), *x.new_empty(2, len(x)))
+    with evaluating(model), without_autocast(x):
+        for k, pattern in enumerate(bar(patterns.tolist(), progress)):
+            for rows in (which == k).nonzero()[:, 0].split(max(1, _CHUNK // max(num_particles, num_samples))):
+                c = None if context is None else context[rows]
+                part = _one_pattern(model, x[rows], pattern, c, num_samples, num_particles)
+                out.samples[:, rows], out.log_prob_observed[rows], out.effective_size[rows] = part
     return out
+
+
+def _expanded(name: str, t: Tensor, shape: torch.Size) -> Tensor:
+    try:
+        return t.expand(shape)
+    except RuntimeError:
+        raise ValueError(f"{name}: expected a shape that broadcasts to {tuple(shape)}, got {tuple(t.shape)}") from None
 
 
 def _one_pattern(
     model: GenerativeModel, x: Tensor, missing: list[bool], context: Tensor | None, num_samples: int, particles: int
 ) -> Imputation:
-    """Imputes data with the same numbers missing."""
-    x = torch.where(torch.tensor(missing, device=x.device).reshape(model.event_shape), 0.0, x)
+    """Imputes data with the same numbers missing, zero in x."""
     if getattr(model, "all_orders", False):
         sequence = sorted(range(len(missing)), key=lambda i: (missing[i], i))
         order = [sequence.index(i) for i in range(len(missing))]
@@ -176,7 +189,3 @@ def _resample(log_w: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
     index = torch.where(low[:, None], index, torch.arange(k, device=w.device))
     gained = torch.where(low, log_w.logsumexp(-1) - math.log(k), 0.0)
     return index, torch.where(low[:, None], 0.0, log_w), gained
-
-
-def _dtype(model: GenerativeModel) -> torch.dtype:
-    return next(model.parameters()).dtype

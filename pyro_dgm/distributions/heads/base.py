@@ -108,7 +108,13 @@ class Columns(Head):
         return self.heads[i]
 
     def support_of(self, event_shape: torch.Size) -> constraints.Constraint:
-        """Returns where rows live."""
+        """Returns where rows live.
+
+        Raises:
+            ValueError: If there is not one head for each feature of a row.
+        """
+        if event_shape != (len(self.heads),):
+            raise ValueError(f"heads: expected one for each feature of {tuple(event_shape)}, got {len(self.heads)}")
         return constraints.stack([head.support for head in self.heads], -1)
 
     def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
@@ -162,9 +168,8 @@ class Standardized(Head, nn.Module):
 
     def initialize(self, x: Tensor) -> None:
         """Fits the units to data, with shape (n, features); a constant feature keeps unit scale."""
-        x = x.reshape(-1, x.shape[-1])
-        scale = x.std(0, correction=0)
-        self.loc.copy_(x.mean(0))
+        scale, loc = torch.std_mean(x.reshape(-1, x.shape[-1]).to(self.loc.dtype), 0, correction=0)
+        self.loc.copy_(loc)
         self.scale.copy_(torch.where(scale > 0, scale, 1.0))
 
     def __call__(self, theta: Tensor) -> dist.TorchDistribution:

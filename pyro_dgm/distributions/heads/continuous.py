@@ -28,7 +28,10 @@ class Normal(Head):
     """A normal distribution; parameters are its mean and what softplus makes its deviation, 1 at zero.
 
     Args:
-        min_scale: The least deviation.
+        min_scale: The least deviation, in [0, 1).
+
+    Raises:
+        ValueError: If the least deviation is another.
 
     Example:
         >>> Normal()(torch.zeros(2)).scale
@@ -38,7 +41,7 @@ class Normal(Head):
     size, has_rsample = 2, True
 
     def __init__(self, min_scale: float = 1e-3) -> None:
-        self.min_scale = min_scale
+        self.min_scale = _check_scale(min_scale)
 
     def __call__(self, theta: Tensor) -> dist.Normal:
         """Returns the normal distributions."""
@@ -62,7 +65,7 @@ class _Mixture(Head):
     def __init__(self, components: int = 10, min_scale: float = 1e-3) -> None:
         if components < 1:
             raise ValueError(f"components: expected at least 1, got {components}")
-        self.components, self.min_scale, self.size = components, min_scale, 3 * components
+        self.components, self.min_scale, self.size = components, _check_scale(min_scale), 3 * components
 
     def _family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
         raise NotImplementedError(f"{type(self).__name__} lacks _family")
@@ -92,10 +95,10 @@ class NormalMixture(_Mixture):
 
     Args:
         components: Number K of components; parameters are K logits, K means and K raw deviations.
-        min_scale: The least deviation.
+        min_scale: The least deviation, in [0, 1).
 
     Raises:
-        ValueError: If there is no component.
+        ValueError: If there is no component, or the least deviation is another.
 
     Example:
         >>> NormalMixture(5)(torch.zeros(7, 15)).batch_shape
@@ -116,10 +119,10 @@ class LogisticMixture(_Mixture):
 
     Args:
         components: Number K of components; parameters are K logits, K locations and K raw scales.
-        min_scale: The least scale.
+        min_scale: The least scale, in [0, 1).
 
     Raises:
-        ValueError: If there is no component.
+        ValueError: If there is no component, or the least scale is another.
 
     Example:
         >>> LogisticMixture(5)(torch.zeros(7, 15)).batch_shape
@@ -220,10 +223,21 @@ def mixture_parameters(theta: Tensor, components: int, spread: float) -> tuple[T
 
 
 def choose(logits: Tensor, noise: Tensor) -> Tensor:
-    """Returns the class, shape (*), in whose share of [0, 1] uniform noise, shape (*, 1), falls."""
-    return (logits.softmax(-1).cumsum(-1)[..., :-1] <= noise).sum(-1)
+    """Returns the class, shape (*), in whose share of [0, 1) uniform noise, shape (*, 1), falls.
+
+    Shares are of their own sum, not of 1: where it is below 1 by rounding, the last class would get the rest, and a
+    class of no probability could be drawn.
+    """
+    ends = logits.softmax(-1).cumsum(-1)
+    return (ends[..., :-1] <= noise * ends[..., -1:]).sum(-1)
 
 
 def positive(raw: Tensor, least: float) -> Tensor:
     """Returns a scale above ``least``, which is 1 where ``raw`` is 0."""
     return least + F.softplus(raw + math.log(math.expm1(1 - least)))
+
+
+def _check_scale(least: float) -> float:
+    if not 0 <= least < 1:
+        raise ValueError(f"min_scale: expected a number in [0, 1), since scales are 1 at the start, got {least}")
+    return least

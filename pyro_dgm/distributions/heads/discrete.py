@@ -22,6 +22,8 @@ from torch.nn import functional as F
 from .base import Head
 from .continuous import choose, mixture_parameters
 
+_MAX_LOG_SCALE = 16.0  # less than one part in a million is then between the outermost levels; e^89 overflows
+
 
 class Bernoulli(Head):
     """Zero or one; the parameter is the logit.
@@ -123,7 +125,7 @@ class DiscretizedLogisticMixture(Head):
     def __call__(self, theta: Tensor) -> dist.MixtureSameFamily:
         """Returns the mixtures."""
         logits, loc, log_scale = mixture_parameters(theta, self.components, 0.5)
-        scale = (log_scale - 1.5).clamp(min=self.min_log_scale).exp()
+        scale = (log_scale - 1.5).clamp(self.min_log_scale, _MAX_LOG_SCALE).exp()
         parts = DiscretizedLogistic(loc, scale, self.levels)
         return dist.MixtureSameFamily(dist.Categorical(logits=logits, validate_args=False), parts, validate_args=False)
 

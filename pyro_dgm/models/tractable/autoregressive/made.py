@@ -19,6 +19,7 @@ from ....distributions import Autoregressive, heads
 from ....nn import Conditioner, MaskedMLP
 from ....nn.masked import Degrees, hidden_degrees
 from ....nn.orderless import Remasked
+from ....nn.walk import permutation
 from .base import Head, ManyOrders, OneOrder
 
 
@@ -143,7 +144,7 @@ class MADE(ManyOrders):
 
     def given_order(self, order: Sequence[int], context: Tensor | None = None) -> Autoregressive:
         """Returns p(x | o, c), with the connections of the first mask; trained for if orders are random."""
-        inputs = torch.tensor(order, device=self.orders.device) + 1
+        inputs = torch.tensor(permutation(order, self.orders.shape[-1]), device=self.orders.device) + 1
         conditioner = Remasked(self.network, Degrees(inputs, self._degrees(0).hidden))
         return self._given(conditioner, context)
 

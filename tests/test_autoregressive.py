@@ -17,12 +17,8 @@ from pyro_dgm import transforms as t
 from pyro_dgm.distributions import Autoregressive, Mixture, heads
 from pyro_dgm.distributions.heads.continuous import choose
 from pyro_dgm.models.tractable.autoregressive import AutoregressiveModel
-<<<<<<< HEAD
 from pyro_dgm.nn import Conditioner, MaskedMLP, NaiveWalk
-=======
-from pyro_dgm.nn import MaskedMLP, NaiveWalk
 from pyro_dgm.objectives import OrderAgnostic
->>>>>>> review
 
 from .statistics import within
 from .zoo import MODELS, C, perturb
@@ -464,7 +460,6 @@ def test_svi_and_fit_go_down_the_same_loss():
     assert losses[-1] < 0.9 * losses[0]
 
 
-<<<<<<< HEAD
 def test_a_network_of_ones_own_that_sees_too_much_is_found():
     class Shifted(Conditioner):
         def __init__(self, by):
@@ -485,7 +480,8 @@ def test_a_network_of_ones_own_that_sees_too_much_is_found():
         m.Autoregressive(Shifted(0), heads.Normal()).check(x)
     with pytest.raises(ValueError, match="in_per_feature=3"):
         m.Autoregressive(Shifted(1), heads.Categorical(3))
-=======
+
+
 @pytest.mark.parametrize("name", ["MADE-masks", "EoNADE", "ConvNADE"])
 def test_svi_trains_models_of_many_orders(name):
     model = MODELS[name].build()
@@ -502,7 +498,6 @@ def test_units_of_whole_numbers_far_from_zero_are_found():
     model = m.RNADE(2)
     model.initialize(torch.tensor([[10_000_000, 5], [10_000_002, 5]]).expand(5000, 2, 2).reshape(-1, 2))
     assert model.head.loc.tolist() == [10_000_001, 5] and model.head.scale.tolist() == [1, 1]
->>>>>>> review
 
 
 # --- what is refused -----------------------------------------------------------------------------------------------

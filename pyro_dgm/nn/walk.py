@@ -90,12 +90,12 @@ class Conditioner(nn.Module):
         return NaiveWalk(self, context, size)
 
 
-<<<<<<< HEAD
 def raster(event_shape: Sequence[int]) -> list[int]:
     """Returns the place of every number of a flat image: row by row, pixel by pixel, colour by colour."""
     colours, height, width = event_shape
     return [(i * width + j) * colours + c for c in range(colours) for i in range(height) for j in range(width)]
-=======
+
+
 def permutation(order: Sequence[int], size: int) -> list[int]:
     """Returns an order as a list.
 
@@ -106,7 +106,6 @@ def permutation(order: Sequence[int], size: int) -> list[int]:
     if sorted(places) != list(range(size)):
         raise ValueError(f"order: expected a permutation of 0..{size - 1}, got {places}")
     return places
->>>>>>> review
 
 
 class NaiveWalk(Walk):

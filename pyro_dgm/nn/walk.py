@@ -30,7 +30,7 @@ class Walk:
     """The outputs of a conditioner for n data, one number after another becoming known; see the module."""
 
     def output(self) -> Tensor:
-        """Returns the parameters of the next number, with shape (n, out_per_feature)."""
+        """Returns the parameters of the next number, with shape (n, out_per_feature); to be asked once for each."""
         raise NotImplementedError(f"{type(self).__name__} lacks output")
 
     def see(self, x: Tensor) -> None:

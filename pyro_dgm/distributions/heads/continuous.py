@@ -7,7 +7,8 @@ r"""Heads of real numbers: normal, mixtures of normal or logistic distributions,
 
 Draws of a mixture take the component and then the number, and their gradient is the implicit one,
 :math:`dx / d\theta = -\,(\partial F / \partial \theta) / p(x)` with F the distribution function (Figurnov, Mohamed and
-Mnih, 2018, arXiv:1805.08498). Mixtures as heads: Uria, Murray and Larochelle, RNADE, 2013, arXiv:1306.0186.
+Mnih, 2018, arXiv:1805.08498); it is a first derivative only. Mixtures as heads: Uria,
+Murray and Larochelle, RNADE, 2013, arXiv:1306.0186.
 """
 
 import math

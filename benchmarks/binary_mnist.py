@@ -12,9 +12,7 @@ Published, dynamic: NADE with 500 units 85.65, MADE with 8000 units 84.87, Pixel
 MADE takes a quarter of an hour of one core, NADE an hour; the others are for a GPU.
 """
 
-import argparse
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -25,7 +23,7 @@ from pyro_dgm.datasets import binarize, mnist
 from pyro_dgm.evaluation import held_out
 from pyro_dgm.models import MADE, NADE, GatedPixelCNN, PixelCNN, TractableModel
 
-from .bsds300 import train
+from .bsds300 import parser, train
 from .report import Row, start, write
 
 
@@ -64,13 +62,7 @@ class Dynamic(nn.Module):
 
 def main() -> None:
     """Runs the benchmark and writes its results."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=list(SETTINGS), default="MADE")
-    parser.add_argument("--epochs", type=int, help="passes over the training images")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoint", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser(__doc__.splitlines()[0], SETTINGS, "MADE", None).parse_args()
     start()
     torch.manual_seed(arguments.seed)
     setting = SETTINGS[arguments.model]

@@ -16,6 +16,7 @@ On a CPU the default is an hour of one core; on a GPU ``--model NSF --epochs 100
 import argparse
 import math
 import time
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -67,15 +68,22 @@ def train(
     return clock() - begin
 
 
+def parser(description: str, models: Iterable[str], model: str, epochs: int | None) -> argparse.ArgumentParser:
+    """The command line of a benchmark that trains one of several models by :func:`train`."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--model", choices=list(models), default=model)
+    made.add_argument("--epochs", type=int, default=epochs, help="passes over the training data")
+    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    made.add_argument("--seed", type=int, default=0)
+    made.add_argument("--checkpoint", type=Path)
+    return made
+
+
 def main() -> None:
     """Runs the benchmark and writes its results."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=list(MODELS), default="MAF")
-    parser.add_argument("--epochs", type=int, default=24, help="passes over the two draws of the training patches")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoint", type=Path)
-    arguments = parser.parse_args()
+    line = parser(__doc__.splitlines()[0], MODELS, "MAF", 24)
+    line.set_defaults(device="cpu")
+    arguments = line.parse_args()
     start()
     torch.manual_seed(arguments.seed)
     model = MODELS[arguments.model]()

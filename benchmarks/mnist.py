@@ -22,7 +22,6 @@ Written for a GPU, where MAF is expected to take ten minutes; only ``--model Gau
 import argparse
 import math
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -33,7 +32,7 @@ from pyro_dgm.evaluation import held_out
 from pyro_dgm.models import MAF, Dequantized, Glow, MultiscaleRealNVP, RealNVP
 from pyro_dgm.transforms import Logit
 
-from .bsds300 import train
+from .bsds300 import parser, train
 from .report import Row, start, write
 
 SPACE = Logit(1e-6)
@@ -88,13 +87,7 @@ def images(name: str, splits: list[Tensor], arguments: argparse.Namespace) -> tu
 
 def main() -> None:
     """Runs the benchmark and writes its results."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=list(BARS), default="MAF")
-    parser.add_argument("--epochs", type=int, default=60, help="passes over the 50,000 training images")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoint", type=Path)
-    arguments = parser.parse_args()
+    arguments = parser(__doc__.splitlines()[0], BARS, "MAF", 60).parse_args()
     start()
     torch.manual_seed(arguments.seed)
     name, (x, _), (test, _) = arguments.model, mnist(), mnist(split="test")

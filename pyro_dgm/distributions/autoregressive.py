@@ -30,6 +30,7 @@ from torch.distributions import constraints
 
 from ..nn import Conditioner, NaiveWalk, leave_autocast, without_autocast
 from .heads import Head
+from .heads.base import filled
 from .promise import Density
 
 Method = Literal["incremental", "naive", "jacobi"]
@@ -212,20 +213,21 @@ class Autoregressive(dist.TorchDistribution):
     def _begin(self, shape: torch.Size) -> tuple[int, Tensor, Tensor | None]:
         """Returns the number of events, their noise, and their contexts."""
         batch_shape = shape[: len(shape) - self.event_dim]
-        context, n = self.context, batch_shape.numel()
-        if context is not None:
-            single = context.shape[:-1].numel() == 1
-            width = context.shape[-1]
-            context = context.reshape(1, width) if single else context.expand(*batch_shape, width).reshape(n, width)
-            context = leave_autocast(context)
-        return n, self.head.noise((n, *self.event_shape), self.conditioner.like()), context
+        n = batch_shape.numel()
+        return n, self.head.noise((n, *self.event_shape), self.conditioner.like()), self.contexts(batch_shape)
+
+    def contexts(self, batch_shape: torch.Size) -> Tensor | None:
+        """Returns the contexts of a batch, with shape (n, context), or (1, context) where they are one for all."""
+        if self.context is None:
+            return None
+        *own, width = self.context.shape
+        if torch.Size(own).numel() > 1:
+            return leave_autocast(self.context).expand(*batch_shape, width).reshape(batch_shape.numel(), width)
+        return leave_autocast(self.context).reshape(1, width)
 
     def seen(self, i: int, x: Tensor) -> Tensor:
         """Returns what a walk sees of number i, shape (n,), with shape (in_per_feature, n)."""
-        seen = self.head.at(i).embed(x)
-        if seen.shape[-1] != self.head.size_in:
-            seen = torch.nn.functional.pad(seen, (0, self.head.size_in - seen.shape[-1]))
-        return seen.mT
+        return filled(self.head.at(i).embed(x), self.head.size_in).mT
 
     # --- finite support --------------------------------------------------------------------------------------------
 

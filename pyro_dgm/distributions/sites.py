@@ -16,7 +16,7 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..nn import leave_autocast, without_autocast
+from ..nn import without_autocast
 from .promise import Density
 
 if TYPE_CHECKING:
@@ -26,11 +26,8 @@ if TYPE_CHECKING:
 def by_number(p: "Autoregressive", name: str) -> Tensor:
     """Samples one site for each number; see :meth:`~.Autoregressive.as_sites`."""
     shape = p.batch_shape
-    context = p.context
-    if context is not None:
-        context = leave_autocast(context).expand(*shape, -1).reshape(-1, context.shape[-1])
     with without_autocast(p.conditioner.like()):
-        walk = p.conditioner.walk(context, shape.numel())
+        walk = p.conditioner.walk(p.contexts(shape), shape.numel())
     values: dict[int, Tensor] = {}
     for i in p.conditioner.sequence:
         head = p.head.at(i)

@@ -139,6 +139,13 @@ class GenerativeModel(Configured, PyroModule):
                 getattr(module, name)
         return dict(self._pyro_context.cache)
 
+    @contextmanager
+    def _with_weights(self, weights: dict[str, Tensor]) -> Iterator[None]:
+        """Has weights with a prior be those of an earlier draw, as long as the context lasts."""
+        with self._pyro_context:
+            self._pyro_context.cache.update(weights)
+            yield
+
     def __getattr__(self, name: str) -> Any:
         """Tells Pyro about parameters inside a Pyro program only: a plain call costs nothing and leaves no trace.
 

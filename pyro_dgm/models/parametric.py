@@ -8,16 +8,15 @@ They are baselines by themselves, and the usual parts of larger models: with the
 likelihood p(x | z), with the data as context a posterior q(z | x), with none a prior p(z).
 """
 
-import math
 from collections.abc import Sequence
 
 import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import constraints
-from torch.nn import functional as F
 
 from ..distributions import UnitNormal
+from ..distributions.heads.continuous import positive
 from ..nn import Parameters, leave_autocast
 from .base import TractableModel
 
@@ -82,7 +81,7 @@ class DiagonalNormal(TractableModel):
     def _distribution(self, context: Tensor | None) -> dist.TorchDistribution:
         theta = leave_autocast(self.network(context))
         loc, raw = theta.chunk(2, -1) if self.raw_scale is None else (theta, self.raw_scale)
-        scale = self.min_scale + F.softplus(raw + math.log(math.expm1(1 - self.min_scale)))
+        scale = positive(raw, self.min_scale)
         loc, scale = (t.reshape(t.shape[:-1] + self.event_shape) for t in (loc, scale.expand_as(loc)))
         return dist.Normal(loc, scale).to_event(len(self.event_shape))
 

@@ -115,8 +115,11 @@ class CausalConv2d(_Contextual):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Maps (n, in_channels, H, W) and (n, context) or (1, context) to (n, out_channels, H, W)."""
-        weight = self.weight if self.mask is None else self.weight * self.mask
-        return self.convolve(F.pad(x, self.margins) if any(self.margins) else x, weight, context)
+        return self.convolve(F.pad(x, self.margins) if any(self.margins) else x, self.masked(), context)
+
+    def masked(self) -> Tensor:
+        """Returns the kernel, zero where it must not see."""
+        return self.weight if self.mask is None else self.weight * self.mask
 
     def walk(self, context: Tensor | None, size: int, width: int) -> "ColumnWalk":
         """Returns the walk through the columns of images of this width."""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from .precision import leave_autocast, without_autocast
-from .walk import Conditioner, Walk
+from .walk import Conditioner, Walk, inverse
 
 _BLOCK = 8
 _aten = torch.ops.aten
@@ -194,8 +194,7 @@ def nade(x: Tensor, a: Tensor, w: Tensor, v: Tensor, activation: str, sequence: 
             x, w, v = (t[list(sequence)] for t in (x, w, v))
         out, _ = recursion(x.contiguous(), a.contiguous(), w.contiguous(), v.contiguous(), activation)
         if not natural:
-            places = sorted(range(len(sequence)), key=sequence.__getitem__)
-            out = out[places]
+            out = out[inverse(sequence)]
     return out.movedim(0, 1).reshape(*batch_shape, *out.shape[::2])
 
 

@@ -21,7 +21,7 @@ from .convolution import ConvNet
 from .masked import Degrees, MaskedMLP, MaskedWalk
 from .nade import NADEWalk, activation_name, nade
 from .precision import leave_autocast
-from .walk import Conditioner, NaiveWalk, Walk
+from .walk import Conditioner, NaiveWalk, Walk, inverse
 
 _CHUNK = 4096  # masked data that a network sees at a time
 
@@ -200,13 +200,10 @@ class _OneMore(NADEWalk):
 class _MaskWalk(NaiveWalk):
     """The walk of a network that is run anew, with the mask of what is known."""
 
-    def output(self) -> Tensor:
-        conditioner, (first, *rest) = self.conditioner, self.conditioner.event_shape
-        x = self.x.reshape(len(self.x), first * self.x.shape[2], *rest)
-        known = x.new_zeros(conditioner.event_shape.numel())
-        known[conditioner.sequence[: self.step]] = 1
-        theta = conditioner.network(x, known.reshape(conditioner.event_shape), self.context)
-        return theta.flatten(1, -2)[:, conditioner.sequence[self.step]]
+    def _run(self, x: Tensor) -> Tensor:
+        known = x.new_zeros(self.conditioner.event_shape.numel())
+        known[self.conditioner.sequence[: self.step]] = 1
+        return self.conditioner.network(x, known.reshape(self.conditioner.event_shape), self.context)
 
 
 class Remasked(Conditioner):
@@ -230,7 +227,7 @@ class Remasked(Conditioner):
     @cached_property
     def sequence(self) -> list[int]:
         """The inputs in their order."""
-        return sorted(range(len(self.order)), key=self.order.__getitem__)
+        return inverse(self.order)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Maps data to the parameters of every number given those before it."""

@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .causal_convolution import CausalConv2d, groups_of
 from .convolution import over_images
 from .convolutional_lstm import ColourLinear, DiagonalBiLSTM, RowLSTM
 from .mlp import zero_
@@ -27,33 +28,6 @@ from .pixel_rnn_walk import PixelRNNWalk
 from .walk import Conditioner, raster
 
 Kind = Literal["row", "diagonal"]
-
-
-class FirstConvolution(nn.Conv2d):
-    """The convolution that sees earlier pixels, and of the pixel itself the colours before (mask A).
-
-    Args:
-        in_channels: Number of input channels, a multiple of the number of colours.
-        out_channels: Number of output channels, a multiple of the number of colours.
-        kernel_size: Height and width of the kernel, an odd number.
-        colours: Number of colours.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, colours: int) -> None:
-        super().__init__(in_channels, out_channels, kernel_size, padding=kernel_size // 2)
-        inputs, outputs = (torch.arange(size) * colours // size for size in (in_channels, out_channels))
-        mask = torch.zeros(out_channels, in_channels, kernel_size**2)
-        mask[..., : kernel_size**2 // 2] = 1
-        mask[..., kernel_size**2 // 2] = (outputs[:, None] > inputs).to(mask.dtype)
-        self.register_buffer("mask", mask.unflatten(-1, self.kernel_size))
-
-    def masked(self) -> Tensor:
-        """Returns the kernel, zero where it must not see."""
-        return self.mask * self.weight
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps (n, in_channels, H, W) to (n, out_channels, H, W)."""
-        return self._conv_forward(x, self.masked(), self.bias)
 
 
 class PixelRNNNetwork(Conditioner):
@@ -107,7 +81,8 @@ class PixelRNNNetwork(Conditioner):
             raise ValueError(f"kernel_size: expected an odd number, 3 at least, got {kernel_size}")
         super().__init__(event_shape, in_per_feature, raster(event_shape))
         channels = colours * in_per_feature
-        self.first = FirstConvolution(channels, 2 * hidden_channels, kernel_size, colours)
+        groups, r = [groups_of(n, colours) for n in (channels, 2 * hidden_channels)], kernel_size // 2
+        self.first = CausalConv2d(*groups, r, r, r, strict=True)
         if kind == "row":
             layers = [RowLSTM(size, hidden_channels, colours, context) for _ in range(blocks)]
         else:

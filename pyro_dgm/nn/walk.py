@@ -74,7 +74,7 @@ class Conditioner(nn.Module):
         size = self.event_shape.numel()
         self.in_per_feature = in_per_feature
         self.order = list(range(size)) if order is None else permutation(order, size)
-        self.sequence = sorted(range(size), key=self.order.__getitem__)
+        self.sequence = inverse(self.order)
 
     def like(self) -> Tensor:
         """Returns a tensor of the network's dtype and device."""
@@ -108,6 +108,11 @@ def permutation(order: Sequence[int], size: int) -> list[int]:
     return places
 
 
+def inverse(order: Sequence[int]) -> list[int]:
+    """Returns the inverse of a permutation: of places the sequence, of a sequence the places."""
+    return sorted(range(len(order)), key=order.__getitem__)
+
+
 class NaiveWalk(Walk):
     """The walk that runs the conditioner anew for every number: the definition.
 
@@ -125,9 +130,11 @@ class NaiveWalk(Walk):
     def output(self) -> Tensor:
         """Runs the network, and returns its parameters of the next number, with shape (n, out_per_feature)."""
         first, *rest = self.conditioner.event_shape
-        x = self.x.reshape(len(self.x), first * self.x.shape[2], *rest)
-        theta = self.conditioner(x, self.context)
+        theta = self._run(self.x.reshape(len(self.x), first * self.x.shape[2], *rest))
         return theta.flatten(1, -2)[:, self.conditioner.sequence[self.step]]
+
+    def _run(self, x: Tensor) -> Tensor:
+        return self.conditioner(x, self.context)
 
     def see(self, x: Tensor) -> None:
         """Makes the next number known, with shape (in_per_feature, n)."""

@@ -13,10 +13,10 @@ Lakshminarayanan, Do Deep Generative Models Know What They Don't Know?, 2019, ar
 import torch
 from torch import Tensor
 
-from ..distributions import Autoregressive, Mixture
 from ..evaluation import log_likelihood
 from ..evaluation.likelihood import evaluating
 from ..models.base import GenerativeModel
+from ._parts import autoregressive_parts
 
 
 def anomaly_score(
@@ -81,11 +81,8 @@ def surprise(model: GenerativeModel, x: Tensor, context: Tensor | None = None) -
     """
     with evaluating(model):
         p = model(context)
-        parts = p.components if isinstance(p, Mixture) else [p]
-        if not all(isinstance(part, Autoregressive) for part in parts):
-            raise ValueError(f"model: expected an autoregressive one, got {type(model).__name__}; use anomaly_score")
-        scores = -torch.stack([part.conditional_log_probs(x) for part in parts])
-        if len(parts) == 1:
+        scores = -torch.stack([part.conditional_log_probs(x) for part in autoregressive_parts(p)])
+        if len(scores) == 1:
             return scores[0]
         weights = p.component_log_probs(x).softmax(-1).movedim(-1, 0)
         return (weights.reshape(*weights.shape, *[1] * len(model.event_shape)) * scores).sum(0)

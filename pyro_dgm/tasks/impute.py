@@ -23,11 +23,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..distributions import Autoregressive, Mixture
+from ..distributions import Autoregressive
 from ..distributions.autoregressive import bar
 from ..evaluation.likelihood import evaluating
 from ..models.base import GenerativeModel
 from ..nn import without_autocast
+from ..nn.walk import inverse
+from ._parts import autoregressive_parts
 
 _CHUNK = 8192  # particles of all data that are drawn at a time
 
@@ -114,13 +116,9 @@ def _one_pattern(
     """Imputes data with the same numbers missing, zero in x."""
     if getattr(model, "all_orders", False):
         sequence = sorted(range(len(missing)), key=lambda i: (missing[i], i))
-        order = [sequence.index(i) for i in range(len(missing))]
-        return _exact(model.given_order(order, context), x, missing, num_samples)
+        return _exact(model.given_order(inverse(sequence), context), x, missing, num_samples)
     p = model(context)
-    parts = p.components if isinstance(p, Mixture) else [p]
-    if not all(isinstance(part, Autoregressive) for part in parts):
-        raise ValueError(f"model: expected an autoregressive one, got {type(model).__name__}")
-    results = [_given(part, x, missing, num_samples, particles) for part in parts]
+    results = [_given(part, x, missing, num_samples, particles) for part in autoregressive_parts(p)]
     if len(results) == 1:
         return results[0]
     samples, log_p, sizes = (torch.stack(each) for each in zip(*results, strict=True))

@@ -128,60 +128,38 @@ class Columns(Head):
 
     def embed(self, x: Tensor) -> Tensor:
         """Shows each column as its head would, filled up with zeros."""
-        seen = [self.pad(i, head.embed(column)) for i, (head, column) in enumerate(self._columns(x))]
-        return torch.stack(seen, -2)
-
-    def pad(self, i: int, seen: Tensor) -> Tensor:
-        """Fills up with zeros what is seen of column i."""
-        return nn.functional.pad(seen, (0, self.size_in - self.heads[i].size_in))
+        columns = zip(self.heads, x.unbind(-1), strict=True)
+        return torch.stack([filled(head.embed(column), self.size_in) for head, column in columns], -2)
 
     def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Returns noise for each column, as its head wants it."""
         *outer, _ = shape
-        noises = [nn.functional.pad(h.noise(outer, like), (0, self.noises - h.noises)) for h in self.heads]
-        return torch.stack(noises, -2)
+        return torch.stack([filled(head.noise(outer, like), self.noises) for head in self.heads], -2)
 
     def draw(self, theta: Tensor, noise: Tensor) -> Tensor:
         """Draws each column by its head."""
         columns = zip(self.heads, theta.unbind(-2), noise.unbind(-2), strict=True)
         return torch.stack([h.draw(t[..., : h.size], n[..., : h.noises]) for h, t, n in columns], -1)
 
-    def _columns(self, x: Tensor) -> list[tuple[Head, Tensor]]:
-        return list(zip(self.heads, x.unbind(-1), strict=True))
 
+class _InUnits(Head):
+    """Numbers x = loc + scale z, of which ``head`` is the head of z; subclasses say of which numbers."""
 
-class Standardized(Head, nn.Module):
-    r"""A head of numbers in units of their own, :math:`x_i = m_i + s_i z_i`, the head being that of z.
+    loc: Tensor
+    scale: Tensor
 
-    Args:
-        head: The head, of real numbers.
-        features: Number of features.
-    """
-
-    def __init__(self, head: Head, features: int) -> None:
-        nn.Module.__init__(self)
+    def __init__(self, head: Head) -> None:
         self.head = head
         self.size, self.size_in, self.noises = head.size, head.size_in, head.noises
         self.has_rsample = head.has_rsample
-        self.register_buffer("loc", torch.zeros(features))
-        self.register_buffer("scale", torch.ones(features))
-
-    def initialize(self, x: Tensor) -> None:
-        """Fits the units to data, with shape (n, features); a constant feature keeps unit scale."""
-        scale, loc = torch.std_mean(x.reshape(-1, x.shape[-1]).to(self.loc.dtype), 0, correction=0)
-        self.loc.copy_(loc)
-        self.scale.copy_(torch.where(scale > 0, scale, 1.0))
 
     def __call__(self, theta: Tensor) -> dist.TorchDistribution:
-        """Returns the distribution of all features."""
-        return _in_units(self.head(theta), self.loc, self.scale)
-
-    def at(self, i: int) -> "_InUnits":
-        """Returns the head of feature i."""
-        return _InUnits(self.head, self.loc[i], self.scale[i])
+        """Returns the distribution of x."""
+        units = dist.transforms.AffineTransform(self.loc, self.scale)
+        return dist.TransformedDistribution(self.head(theta), [units], validate_args=False)
 
     def draw(self, theta: Tensor, noise: Tensor) -> Tensor:
-        """Draws all features."""
+        """Draws x."""
         return self.loc + self.scale * self.head.draw(theta, noise)
 
     def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
@@ -193,27 +171,42 @@ class Standardized(Head, nn.Module):
         return self.head.embed((x - self.loc) / self.scale)
 
 
-class _InUnits(Head):
+class Standardized(_InUnits, nn.Module):
+    r"""A head of numbers in units of their own, :math:`x_i = m_i + s_i z_i`, the head being that of z.
+
+    Args:
+        head: The head, of real numbers.
+        features: Number of features.
+    """
+
+    def __init__(self, head: Head, features: int) -> None:
+        nn.Module.__init__(self)
+        _InUnits.__init__(self, head)
+        self.register_buffer("loc", torch.zeros(features))
+        self.register_buffer("scale", torch.ones(features))
+
+    def initialize(self, x: Tensor) -> None:
+        """Fits the units to data, with shape (n, features); a constant feature keeps unit scale."""
+        scale, loc = torch.std_mean(x.reshape(-1, x.shape[-1]).to(self.loc.dtype), 0, correction=0)
+        self.loc.copy_(loc)
+        self.scale.copy_(torch.where(scale > 0, scale, 1.0))
+
+    def at(self, i: int) -> "_Feature":
+        """Returns the head of feature i."""
+        return _Feature(self.head, self.loc[i], self.scale[i])
+
+
+class _Feature(_InUnits):
     """The head of one feature, in its units."""
 
     def __init__(self, head: Head, loc: Tensor, scale: Tensor) -> None:
-        self.head, self.loc, self.scale = head, loc, scale
-        self.size, self.size_in, self.noises = head.size, head.size_in, head.noises
-        self.has_rsample = head.has_rsample
-
-    def __call__(self, theta: Tensor) -> dist.TorchDistribution:
-        return _in_units(self.head(theta), self.loc, self.scale)
-
-    def draw(self, theta: Tensor, noise: Tensor) -> Tensor:
-        return self.loc + self.scale * self.head.draw(theta, noise)
-
-    def embed(self, x: Tensor) -> Tensor:
-        return self.head.embed((x - self.loc) / self.scale)
+        super().__init__(head)
+        self.loc, self.scale = loc, scale
 
 
-def _in_units(p: dist.TorchDistribution, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
-    units = dist.transforms.AffineTransform(loc, scale)
-    return dist.TransformedDistribution(p, [units], validate_args=False)
+def filled(t: Tensor, size: int) -> Tensor:
+    """Returns numbers (*, n) filled up with zeros to (*, size)."""
+    return t if t.shape[-1] == size else nn.functional.pad(t, (0, size - t.shape[-1]))
 
 
 def _alike(one: Head, other: Head) -> bool:

@@ -50,7 +50,7 @@ class Normal(Head):
 
     def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Returns standard normal noise."""
-        return torch.randn(*shape, 1, dtype=like.dtype, device=like.device)
+        return normal_noise(shape, like)
 
     def draw(self, theta: Tensor, noise: Tensor) -> Tensor:
         """Returns mean + deviation * noise."""
@@ -81,9 +81,7 @@ class _Mixture(Head):
         """Draws a component, then the number; the gradient is the implicit one."""
         p = self(theta)
         with torch.no_grad():
-            k = choose(p.mixture_distribution.logits, noise[..., :1])[..., None]
-            parts = p.component_distribution
-            loc, scale = (t.expand(*theta.shape[:-1], -1).gather(-1, k)[..., 0] for t in (parts.loc, parts.scale))
+            loc, scale = chosen_component(p, noise)
             x = loc + scale * noise[..., 1]
         if not theta.requires_grad:
             return x
@@ -111,8 +109,8 @@ class NormalMixture(_Mixture):
 
     def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Returns uniform noise for the component, and normal noise."""
-        uniform, normal = (f(*shape, 1, dtype=like.dtype, device=like.device) for f in (torch.rand, torch.randn))
-        return torch.cat([uniform, normal], -1)
+        uniform = torch.rand(*shape, 1, dtype=like.dtype, device=like.device)
+        return torch.cat([uniform, normal_noise(shape, like)], -1)
 
 
 class LogisticMixture(_Mixture):
@@ -163,7 +161,7 @@ class Monotone(Head):
 
     def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Returns standard normal noise."""
-        return torch.randn(*shape, 1, dtype=like.dtype, device=like.device)
+        return normal_noise(shape, like)
 
     def draw(self, theta: Tensor, noise: Tensor) -> Tensor:
         """Returns the inverse of g at the noise."""
@@ -231,6 +229,19 @@ def choose(logits: Tensor, noise: Tensor) -> Tensor:
     """
     ends = logits.softmax(-1).cumsum(-1)
     return (ends[..., :-1] <= noise * ends[..., -1:]).sum(-1)
+
+
+def chosen_component(p: dist.MixtureSameFamily, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns location and scale of the components that uniform noise, the first of the last dimension, chooses."""
+    k = choose(p.mixture_distribution.logits, noise[..., :1])[..., None]
+    parts, shape = p.component_distribution, k.shape[:-1]
+    loc, scale = (t.expand(*shape, -1).gather(-1, k)[..., 0] for t in (parts.loc, parts.scale))
+    return loc, scale
+
+
+def normal_noise(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Returns standard normal noise, one number for each draw."""
+    return torch.randn(*shape, 1, dtype=like.dtype, device=like.device)
 
 
 def positive(raw: Tensor, least: float) -> Tensor:

@@ -20,7 +20,7 @@ from torch.distributions import constraints
 from torch.nn import functional as F
 
 from .base import Head
-from .continuous import choose, mixture_parameters
+from .continuous import choose, chosen_component, mixture_parameters
 
 _MAX_LOG_SCALE = 16.0  # less than one part in a million is then between the outermost levels; e^89 overflows
 
@@ -132,10 +132,8 @@ class DiscretizedLogisticMixture(Head):
     def draw(self, theta: Tensor, noise: Tensor) -> Tensor:
         """Draws a component, then a logistic number, and rounds it."""
         p = self(theta)
-        k = choose(p.mixture_distribution.logits, noise[..., :1])[..., None]
-        parts = p.component_distribution
-        loc, scale = (t.expand(*theta.shape[:-1], -1).gather(-1, k)[..., 0] for t in (parts.loc, parts.scale))
-        return parts.round(loc + scale * torch.special.logit(noise[..., 1], 1e-6))
+        loc, scale = chosen_component(p, noise)
+        return p.component_distribution.round(loc + scale * torch.special.logit(noise[..., 1], 1e-6))
 
     def embed(self, x: Tensor) -> Tensor:
         """Returns the number scaled to [-1, 1]."""

@@ -11,9 +11,10 @@ Models whose network serves many orders (EoNADE, MADE with several masks) are th
 and are trained by :class:`~pyro_dgm.objectives.OrderAgnostic`, on an order or a mask at a time.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -123,24 +124,20 @@ def random_orders(features: int, count: int, generator: torch.Generator | None =
 def realized(model: TractableModel, conditioner: Conditioner) -> Conditioner:
     """Returns the conditioner with the weights drawn when the model was called, where weights have priors."""
     weights = model._random_weights()
-    return _Realized(conditioner, model._pyro_context, weights) if weights else conditioner
+    if not weights:
+        return conditioner
+    return _Realized(conditioner, partial(model._with_weights, weights), next(iter(weights.values())))
 
 
 class _Realized(Conditioner):
     """A conditioner whose random weights are those drawn when the model was called, whenever it is evaluated."""
 
-    def __init__(self, conditioner: Conditioner, pyro_context: Any, weights: dict[str, Tensor]) -> None:
+    def __init__(self, conditioner: Conditioner, drawn: Callable[[], AbstractContextManager], like: Tensor) -> None:
         nn.Module.__init__(self)
-        self.inner, self.pyro_context, self.weights = conditioner, pyro_context, weights
+        self.inner, self.drawn = conditioner, drawn
         self.event_shape, self.in_per_feature = conditioner.event_shape, conditioner.in_per_feature
         self.order, self.sequence = conditioner.order, conditioner.sequence
-        self.register_buffer("some_weight", next(iter(weights.values())).detach())
-
-    @contextmanager
-    def drawn(self) -> Iterator[None]:
-        with self.pyro_context:
-            self.pyro_context.cache.update(self.weights)
-            yield
+        self.register_buffer("some_weight", like.detach())
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         with self.drawn():

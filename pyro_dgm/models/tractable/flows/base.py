@@ -11,7 +11,8 @@ import copy
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,7 @@ class FlowModel(TractableModel):
     def _distribution(self, context: Tensor | None) -> Flow | Proposal:
         base = self.base._distribution(None)
         weights = self._random_weights()
-        transform = _Realized(self.transform, self._pyro_context, weights) if weights else self.transform
+        transform = _Realized(self.transform, partial(self._with_weights, weights)) if weights else self.transform
         flow = Flow(base, transform, context)
         return flow if transform.invertible else Proposal(flow)
 
@@ -145,20 +146,18 @@ class _Realized(Transform):
     sampled would be forgotten.
     """
 
-    def __init__(self, transform: Transform, pyro_context: Any, weights: dict[str, Tensor]) -> None:
+    def __init__(self, transform: Transform, drawn: Callable[[], AbstractContextManager]) -> None:
         super().__init__()
-        self.transform, self.pyro_context, self.weights = transform, pyro_context, weights
+        self.transform, self.drawn = transform, drawn
         self.domain, self.codomain = transform.domain, transform.codomain
         self.invertible = transform.invertible
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        with self.pyro_context:
-            self.pyro_context.cache.update(self.weights)
+        with self.drawn():
             return self.transform.forward_and_ladj(x, context)
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        with self.pyro_context:
-            self.pyro_context.cache.update(self.weights)
+        with self.drawn():
             return self.transform.inverse_and_ladj(y, context)
 
     def forward_shape(self, shape: torch.Size) -> torch.Size:

@@ -103,8 +103,8 @@ class Marginal(dist.TorchDistribution):
         step = min(max(1, self.chunk_size // max(1, q.batch_shape.numel())), self.num_particles)
         total: Tensor | None = None
         for done in range(0, self.num_particles, step):
-            log_likelihood, log_ratio = self.terms(value, q, (min(step, self.num_particles - done),))
-            log_w = (log_likelihood + log_ratio).logsumexp(0)
+            log_likelihood, log_ratios = self.terms(value, q, (min(step, self.num_particles - done),))
+            log_w = sum(log_ratios.values(), log_likelihood).logsumexp(0)
             total = log_w if total is None else torch.logaddexp(total, log_w)
         return total - math.log(self.num_particles)
 
@@ -115,8 +115,12 @@ class Marginal(dist.TorchDistribution):
         q = self.prior if self.posterior is None else self.posterior(value)
         return q.expand(torch.broadcast_shapes(value.shape[: value.dim() - self.event_dim], self.batch_shape))
 
-    def terms(self, value: Tensor, q: Distribution, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
-        """Returns log p(x | z) and log p(z) - log q(z | x) at draws of z, with shape ``sample_shape + batch``.
+    def terms(
+        self, value: Tensor, q: Distribution, sample_shape: Sequence[int] = ()
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns log p(x | z), and log p(z) - log q(z | x) by site, at draws of z; shapes ``sample_shape + batch``.
+
+        The sites are those of a joint distribution of several latents, if prior and proposal are such; else ``"z"``.
 
         Args:
             value: Data x, with shape ``batch + event_shape``.
@@ -126,16 +130,31 @@ class Marginal(dist.TorchDistribution):
         Raises:
             NotImplementedError: If the gradient is asked for and q draws without reparameterisation.
         """
-        sample_shape = torch.Size(sample_shape)
-        if hasattr(q, "rsample_and_log_prob"):
-            z, log_q = q.rsample_and_log_prob(sample_shape)
-        else:
-            z = leave_autocast(q.rsample(sample_shape) if q.has_rsample else q.sample(sample_shape))
-            log_q = q.log_prob(z)
-            if log_q.requires_grad and not q.has_rsample:
-                raise NotImplementedError(
-                    f"log_prob: its gradient would be wrong, since {type(q).__name__} draws z without "
-                    "reparameterisation; train with ELBO(), and evaluate under torch.no_grad()"
-                )
-        log_likelihood, log_prior = self.likelihood(z).log_prob(value), self.prior.log_prob(z)
-        return at_least_float32(log_likelihood), at_least_float32(log_prior) - at_least_float32(log_q)
+        z, log_q = _draw(q, torch.Size(sample_shape))
+        log_likelihood, log_prior = self.likelihood(z).log_prob(value), log_probs(self.prior, z)
+        if log_prior.keys() != log_q.keys():
+            log_prior, log_q = ({"z": sum(parts.values())} for parts in (log_prior, log_q))
+        log_ratios = {name: at_least_float32(log_prior[name]) - at_least_float32(log_q[name]) for name in log_prior}
+        return at_least_float32(log_likelihood), log_ratios
+
+
+def log_probs(p: Distribution, z: Tensor) -> dict[str, Tensor]:
+    """Returns the log-densities of z by latent site: those of a joint distribution, or one of ``"z"``."""
+    return p.log_probs(z) if hasattr(p, "log_probs") else {"z": p.log_prob(z)}
+
+
+def _draw(q: Distribution, sample_shape: torch.Size) -> tuple[Tensor, dict[str, Tensor]]:
+    """Returns draws of z and their log-densities by latent site."""
+    if hasattr(q, "rsample_and_log_probs"):
+        return q.rsample_and_log_probs(sample_shape)
+    if hasattr(q, "rsample_and_log_prob"):
+        z, log_q = q.rsample_and_log_prob(sample_shape)
+        return z, {"z": log_q}
+    z = leave_autocast(q.rsample(sample_shape) if q.has_rsample else q.sample(sample_shape))
+    log_q = log_probs(q, z)
+    if not q.has_rsample and any(log.requires_grad for log in log_q.values()):
+        raise NotImplementedError(
+            f"log_prob: its gradient would be wrong, since {type(q).__name__} draws z without "
+            "reparameterisation; train with ELBO(), and evaluate under torch.no_grad()"
+        )
+    return z, log_q

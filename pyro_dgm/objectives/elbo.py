@@ -94,8 +94,8 @@ class ELBO(Objective):
                 return -p.log_prob(x).mean()
             q = p.proposal(x)
             if q.has_rsample:
-                log_likelihood, log_ratio = p.terms(x, q)
-                return -(log_likelihood + weight * log_ratio).mean()
+                log_likelihood, log_ratios = p.terms(x, q)
+                return -(log_likelihood + weight * sum(log_ratios.values())).mean()
         return self._by_programs(model, guide, weight, *batch, **settings)
 
     def _by_programs(self, model: Any, guide: Any, weight: Tensor | float, *batch: Any, **settings: Any) -> Tensor:

@@ -3,11 +3,13 @@
 With a GPU at hand the same tests also run on it.
 """
 
+import copy
+
 import pytest
 import torch
 
 from pyro_dgm import fit
-from pyro_dgm.objectives import ELBO, Adversarial, NegativeLogLikelihood
+from pyro_dgm.objectives import ELBO, Adversarial, NegativeLogLikelihood, Reconstruction
 
 from .test_models import build, each
 from .zoo import MODELS
@@ -18,16 +20,19 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 def exercise(model, x, c, density):
     """Samples, scores and differentiates; returns every tensor that comes out."""
     torch.manual_seed(7)
+    before = copy.deepcopy(model.state_dict())
     p = model(c)
     out = [p.sample((2,)), p.expand((2, *p.batch_shape)).sample()]
     if density == "implicit":
-        loss = Adversarial(gradient_penalty=1.0)(model)(x, *([] if c is None else [c]))
+        objective = Adversarial(gradient_penalty=1.0) if hasattr(model, "critic") else Reconstruction(contraction=1.0)
+        loss = objective(model)(x, *([] if c is None else [c]))
     else:
         out.append(p.log_prob(x))
         objective = NegativeLogLikelihood() if density == "exact" else ELBO()
         loss = objective(model)(x, *([] if c is None else [c]))
     if loss.requires_grad:
         loss.backward()
+    model.load_state_dict(before)  # a loss in training mode moves codebooks
     return [o.detach() for o in out] + [loss.detach()] + [p.grad for p in model.parameters()]
 
 

@@ -18,7 +18,16 @@ from torch.distributions import Distribution, constraints
 
 from pyro_dgm import fit
 from pyro_dgm.models import NSF, VAE, DiagonalNormal, RealNVP, StandardNormal
-from pyro_dgm.objectives import ELBO, Adversarial, LeastSquares, LinearWarmup, NegativeLogLikelihood, Wasserstein
+from pyro_dgm.nn import GaussianNoise, MaskingNoise
+from pyro_dgm.objectives import (
+    ELBO,
+    Adversarial,
+    LeastSquares,
+    LinearWarmup,
+    NegativeLogLikelihood,
+    Reconstruction,
+    Wasserstein,
+)
 from pyro_dgm.training import UntraceableError, trace
 from pyro_dgm.training.compilation import FEWEST_STEPS, _by_onednn, inductor, operations_of, steps_to_repay
 from pyro_dgm.training.graph import capture
@@ -32,16 +41,27 @@ OBJECTIVES = {
     "ELBO": ELBO,
     "ELBO-programs": lambda: ELBO(Trace_ELBO(num_particles=2)),
     "ELBO-weighted": lambda: ELBO(TraceMeanField_ELBO(), kl_weight=LinearWarmup(3)),
+    "Reconstruction": lambda: Reconstruction(code_weight=0.5),
+    "Reconstruction-penalties": lambda: Reconstruction(MaskingNoise(0.3), contraction=0.1, weight_decay=0.01),
+    "Reconstruction-probes": lambda: Reconstruction(GaussianNoise(0.3), contraction=0.1, probes=2),
     "Adversarial": Adversarial,
     "Adversarial-penalty": lambda: Adversarial(Wasserstein(), gradient_penalty=10.0),
     "Adversarial-squares": lambda: Adversarial(LeastSquares()),
 }
+
+
+def suits(row, objective):
+    if row.density != "implicit":
+        return objective.startswith(("NegativeLogLikelihood", "ELBO"))
+    return objective.startswith("Reconstruction" if row.reconstructs else "Adversarial")
+
+
 LARGE = {"Glow", "MultiscaleRealNVP", "NAF-sampling"}  # thousands of operations
 CASES = [
     pytest.param(name, objective, id=f"{name}-{objective}")
     for name, row in MODELS.items()
     for objective in OBJECTIVES
-    if objective.startswith("Adversarial") == (row.density == "implicit") and name != "StandardNormal"
+    if suits(row, objective) and name != "StandardNormal"
     if objective == "NegativeLogLikelihood" or name not in LARGE
 ]
 UNTRACEABLE = {

@@ -38,6 +38,7 @@ class ModelRow:
     conditional: bool = True
     discrete: bool = False
     storable: bool = True
+    reconstructs: bool = False  # an implicit model that is trained by Reconstruction, not by a game
     atol: float = 1e-5  # of a log-density in float32, where it depends on what it is batched with
 
     def build(self, context: int = 0) -> nn.Module:
@@ -118,6 +119,37 @@ MODELS: dict[str, ModelRow] = {
     ),
     "VAE-conditional-prior": ModelRow(
         lambda c: _vae(c, m.DiagonalNormal(2, c, (8,)), m.RealNVP(2, D + c, **SMALL)), "lower_bound"
+    ),
+    "Autoencoder": ModelRow(
+        lambda c: m.Autoencoder(m.StandardNormal(2), m.DiagonalNormal(D, 2 + c, (8,)), None, c, (8,), nn.Tanh),
+        "implicit",
+        reconstructs=True,
+    ),
+    "Autoencoder-binary": ModelRow(
+        lambda c: m.Autoencoder(
+            m.MAF((2,), c, **SMALL), m.IndependentBernoulli((1, D), 2 + c, (8,)), None, c, (8,), nn.Sigmoid
+        ),
+        "implicit",
+        discrete=True,
+        reconstructs=True,
+    ),
+    "VQVAE": ModelRow(
+        lambda c: m.VQVAE(
+            m.MADE(2, c, hidden_features=(8,), head=heads.Categorical(3)), m.DiagonalNormal(D, 4 + c, (8,)), 2, None, c
+        ),
+        "lower_bound",
+    ),
+    "VQVAE-grid": ModelRow(
+        lambda c: m.VQVAE(
+            m.PixelCNN((1, 2, 2), c, hidden_channels=3, blocks=1, kernel_size=3, head=heads.Categorical(3)),
+            m.IndependentBernoulli((1, 2, 3), 8 + c, (8,)),
+            2,
+            None,
+            c,
+            (8,),
+        ),
+        "lower_bound",
+        discrete=True,
     ),
     "Dequantized": ModelRow(
         lambda c: m.Dequantized(m.RealNVP(D, c, support=constraints.unit_interval, **SMALL), 2),

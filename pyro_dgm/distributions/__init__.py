@@ -8,6 +8,7 @@ raises an error that names what to use instead). Evaluation and tasks ask for th
 
 from . import heads
 from .autoregressive import Autoregressive
+from .embedded import Embedded
 from .flow import Flow, Proposal
 from .marginal import Marginal
 from .mixture import Mixture
@@ -20,6 +21,7 @@ __all__ = [
     "Autoregressive",
     "Density",
     "Dequantization",
+    "Embedded",
     "Flow",
     "Marginal",
     "Mixture",

@@ -27,6 +27,7 @@ class Pushforward(dist.TorchDistribution):
         generator: Maps z, with shape ``(*, latent event)``, to x, with shape ``(*) + event_shape``.
         event_shape: Shape of one x.
         support: Where the generator's output lives.
+        has_rsample: Whether draws have gradients; as the prior's have when ``None``.
 
     Attributes:
         density: ``"implicit"``.
@@ -46,14 +47,16 @@ class Pushforward(dist.TorchDistribution):
         generator: Callable[[Tensor], Tensor],
         event_shape: Sequence[int],
         support: constraints.Constraint = constraints.real_vector,
+        has_rsample: bool | None = None,
     ) -> None:
         self.prior, self.generator, self._support = prior, generator, support
+        self._has_rsample = prior.has_rsample if has_rsample is None else has_rsample
         super().__init__(prior.batch_shape, torch.Size(event_shape), validate_args=False)
 
     @property
     def has_rsample(self) -> bool:
-        """Whether the prior is reparameterised, which makes x so."""
-        return self.prior.has_rsample
+        """Whether draws have gradients."""
+        return self._has_rsample
 
     @constraints.dependent_property
     def support(self) -> constraints.Constraint:
@@ -63,10 +66,16 @@ class Pushforward(dist.TorchDistribution):
     def expand(self, batch_shape: torch.Size, _instance: None = None) -> "Pushforward":
         """Returns the distribution with a larger batch shape."""
         prior = self.prior.expand(torch.Size(batch_shape))
-        return Pushforward(prior, self.generator, self.event_shape, self._support)
+        return Pushforward(prior, self.generator, self.event_shape, self._support, self._has_rsample)
 
     def rsample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
-        """Draws samples with gradients towards the generator's parameters."""
+        """Draws samples with gradients towards the generator's parameters.
+
+        Raises:
+            NotImplementedError: If draws have none.
+        """
+        if not self._has_rsample:
+            raise NotImplementedError("rsample: the generator or its prior is not reparameterised; use sample")
         return self.generator(self.prior.rsample(torch.Size(sample_shape)))
 
     def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:

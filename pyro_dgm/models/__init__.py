@@ -3,7 +3,7 @@
 Every model is a module that, called with a context, returns a Pyro distribution; ``base`` says what they share.
 """
 
-from .approximate import VAE, Dequantized
+from .approximate import VAE, VQVAE, Autoencoder, Dequantized
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
 from .implicit import GAN
 from .mixture import Mixture
@@ -55,7 +55,9 @@ __all__ = [
     "RNADE",
     "SOSPF",
     "VAE",
+    "VQVAE",
     "ApproximateModel",
+    "Autoencoder",
     "Autoregressive",
     "CausalTransformer",
     "ConvNADE",

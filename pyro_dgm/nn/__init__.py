@@ -8,12 +8,15 @@ addition, and nothing is concatenated or copied.
 """
 
 from .convolution import ConvNet
+from .corruption import GaussianNoise, MaskingNoise, SaltAndPepper
 from .field import AutogradField, MLPField
+from .jacobian import squared_jacobian_norm
 from .masked import MaskedLinear, MaskedMLP
 from .mlp import MLP, Parameters, zero_
 from .ode import StiffnessError
 from .penalty import add_penalty, penalties, penalties_wanted
 from .precision import at_least_float32, leave_autocast, without_autocast
+from .quantizer import VectorQuantizer
 from .walk import Conditioner, NaiveWalk, Walk
 
 __all__ = [
@@ -21,18 +24,23 @@ __all__ = [
     "AutogradField",
     "Conditioner",
     "ConvNet",
+    "GaussianNoise",
     "MLPField",
     "MaskedLinear",
     "MaskedMLP",
+    "MaskingNoise",
     "NaiveWalk",
     "Parameters",
+    "SaltAndPepper",
     "StiffnessError",
+    "VectorQuantizer",
     "Walk",
     "add_penalty",
     "at_least_float32",
     "leave_autocast",
     "penalties",
     "penalties_wanted",
+    "squared_jacobian_norm",
     "without_autocast",
     "zero_",
 ]

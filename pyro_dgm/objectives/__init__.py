@@ -11,6 +11,7 @@ from .elbo import ELBO, LinearWarmup
 from .estimators import differentiable_loss
 from .likelihood import NegativeLogLikelihood
 from .order_agnostic import OrderAgnostic
+from .reconstruction import Reconstruction
 
 __all__ = [
     "ELBO",
@@ -23,6 +24,7 @@ __all__ = [
     "Objective",
     "OrderAgnostic",
     "Player",
+    "Reconstruction",
     "Wasserstein",
     "differentiable_loss",
 ]

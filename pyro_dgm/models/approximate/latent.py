@@ -9,6 +9,8 @@ A subclass says which they are.
 """
 
 import copy
+from collections.abc import Sequence
+from typing import Any
 
 import pyro
 import torch
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from ...distributions import Marginal, Proposal
+from ...nn import MLP
 from ..base import ApproximateModel, GenerativeModel
 
 
@@ -79,15 +82,50 @@ def join(value: Tensor, event_dim: int, context: Tensor | None) -> Tensor:
     return torch.cat([t.expand(*batch_shape, t.shape[-1]) for t in (value, context)], -1)
 
 
+class EventMLP(nn.Module):
+    """A multilayer perceptron between events of any shape.
+
+    Args:
+        event_shape: Shape of an input.
+        out_shape: Shape of an output.
+        hidden_features: Hidden widths.
+        context: Width of the context, 0 for none.
+        activation: Class of the activation.
+    """
+
+    def __init__(
+        self,
+        event_shape: torch.Size,
+        out_shape: torch.Size,
+        hidden_features: Sequence[int],
+        context: int = 0,
+        activation: type[nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        self.network = MLP(event_shape.numel(), out_shape.numel(), hidden_features, context, activation)
+        self.event_dim, self.out_shape = len(event_shape), out_shape
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Maps x with shape (*, *event_shape) and the context, shape (*, context), to (*, *out_shape)."""
+        y = self.network(join(x, self.event_dim, None), context)
+        return y.reshape(y.shape[:-1] + self.out_shape)
+
+
+def network_shape(network: nn.Module, event_shape: torch.Size, context: int) -> torch.Size:
+    """Returns the shape of what a network, called as f(x) or f(x, c), makes of one datum."""
+    trial, like = _trial(network)
+    c = [torch.zeros(1, context, **like)] if context else []
+    with torch.no_grad():
+        return trial(torch.zeros(1, *event_shape, **like), *c).shape[1:]
+
+
 def promise(name: str, part: nn.Module, width: int) -> tuple[torch.Size, constraints.Constraint]:
     """Returns the event shape and support of a part that is to be called with contexts of a width."""
     if isinstance(part, GenerativeModel):
         if part.context != width:
             raise ValueError(f"{name}: expected a model with context={width}, got context={part.context}")
         return part.event_shape, part.support
-    trial = copy.deepcopy(part).eval()
-    floats = [t for t in (*trial.parameters(), *trial.buffers()) if t.is_floating_point()]
-    like = {"device": floats[0].device, "dtype": floats[0].dtype} if floats else {"device": None}
+    trial, like = _trial(part)
     with torch.no_grad():
         p = trial(torch.zeros(1, width, **like)) if width else trial()
     if not isinstance(p, Distribution):
@@ -100,3 +138,10 @@ def promise(name: str, part: nn.Module, width: int) -> tuple[torch.Size, constra
             f"{tuple(p.batch_shape)} and event_shape {tuple(p.event_shape)}; does it lack .to_event(1)?"
         )
     return p.event_shape, p.support
+
+
+def _trial(part: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
+    """Returns a copy of a part to try, and the device and dtype of its numbers."""
+    trial = copy.deepcopy(part).eval()
+    floats = [t for t in (*trial.parameters(), *trial.buffers()) if t.is_floating_point()]
+    return trial, {"device": floats[0].device, "dtype": floats[0].dtype} if floats else {"device": None}

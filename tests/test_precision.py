@@ -88,7 +88,7 @@ def test_only_networks_are_imprecise(name, context, low):
     def function():
         p = model(c)
         if MODELS[name].reconstructs:
-            return [p.sample((2,)), model.encode(*batch), Reconstruction(contraction=1.0)(model)(*batch)]
+            return [p.sample((2,)), model.encode(*batch), Reconstruction(code_weight=1.0)(model)(*batch)]
         if MODELS[name].density == "implicit":
             return [p.rsample((2,)), model.score(*batch), Adversarial()(model)(*batch)]
         objective = NegativeLogLikelihood() if MODELS[name].density == "exact" else ELBO()

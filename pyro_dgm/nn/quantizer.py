@@ -34,7 +34,8 @@ class VectorQuantizer(nn.Module):
 
     A codeword is dead when its share of use :math:`N_i` falls below ``restart / K``: it is put on a random vector of
     the batch, with the average share. The table changes in training mode, while a loss of this package is computed, and
-    at no other time; there it also adds the penalties.
+    at no other time; there it also adds the penalties. A part of a batch (``accumulate``) counts as a batch; of several
+    processes, the first one's data move the table.
 
     Args:
         codes: Number K of codewords.
@@ -42,7 +43,8 @@ class VectorQuantizer(nn.Module):
         decay: The decay :math:`\gamma` of the moving averages, per batch.
         commitment: The weight :math:`\beta` of the mean of :math:`|h - \mathrm{sg}(e_k)|^2` in the loss, in nats.
         restart: The share of use below which a codeword is dead, in units of 1 / K; 0 for never.
-        by_gradient: Whether the table is a parameter that learns by its gradient. N is an average all the same.
+        by_gradient: Whether the table is a parameter that learns by its gradient. N is an average all the same, but no
+            codeword is restarted: an optimizer has moments of it.
 
     Attributes:
         table: The codewords e, with shape (K, d).
@@ -114,19 +116,17 @@ class VectorQuantizer(nn.Module):
     @torch.no_grad()
     def _learn(self, h: Tensor, k: Tensor) -> None:
         with without_autocast(h):
-            e, codes = self.table, len(self.table)
+            codes = len(self.table)
             mine = (k[:, None] == torch.arange(codes, device=k.device)).to(h.dtype) / len(h)
             shares, sums = mine.sum(0), mine.mT @ h
             usage = self.usage.lerp(shares.to(self.usage.dtype), 1 - self.decay)
             if not self.by_gradient:
                 rate = (1 - self.decay) / usage.clamp(min=torch.finfo(usage.dtype).tiny)
-                e = e + rate[:, None] * (sums - shares[:, None] * e)
-            if self.restart:
+                e = self.table + rate[:, None] * (sums - shares[:, None] * self.table)
                 dead = usage < self.restart / codes
                 drawn = h[torch.randint(len(h), (codes,), device=h.device)]
-                e = torch.where(dead[:, None], drawn.to(e.dtype), e)
+                self.table.copy_(torch.where(dead[:, None], drawn.to(e.dtype), e))
                 usage = torch.where(dead, 1 / codes, usage)
-            self.table.copy_(e)
             self.usage.copy_(usage / usage.sum())
 
     @torch.no_grad()

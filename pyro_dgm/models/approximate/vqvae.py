@@ -54,7 +54,7 @@ class VQVAE(LatentVariableModel):
         decay: Decay of the table's moving averages, per batch.
         commitment: The weight :math:`\beta` of the commitment, in nats.
         restart: Share of use, in units of 1 / K, below which a codeword is dead and put on an output of the encoder.
-        by_gradient: Whether the table learns by gradient instead of by moving averages.
+        by_gradient: Whether the table learns by gradient instead of by moving averages, without restarts then.
 
     Attributes:
         quantizer: The table; ``quantizer.perplexity`` is the effective number of codewords in use over the last

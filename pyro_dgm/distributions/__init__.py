@@ -9,11 +9,13 @@ raises an error that names what to use instead). Evaluation and tasks ask for th
 from . import heads
 from .autoregressive import Autoregressive
 from .flow import Flow, Proposal
+from .hierarchy import Hierarchy
 from .marginal import Marginal
 from .mixture import Mixture
 from .promise import Density, density_of
 from .pushforward import Pushforward
 from .quantization import Dequantization, Quantized
+from .steps import Steps
 from .unit_normal import UnitNormal
 
 __all__ = [
@@ -21,11 +23,13 @@ __all__ = [
     "Density",
     "Dequantization",
     "Flow",
+    "Hierarchy",
     "Marginal",
     "Mixture",
     "Proposal",
     "Pushforward",
     "Quantized",
+    "Steps",
     "UnitNormal",
     "density_of",
     "heads",

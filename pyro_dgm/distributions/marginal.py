@@ -145,7 +145,7 @@ def log_probs(p: Distribution, z: Tensor) -> dict[str, Tensor]:
 
 def _draw(q: Distribution, sample_shape: torch.Size) -> tuple[Tensor, dict[str, Tensor]]:
     """Returns draws of z and their log-densities by latent site."""
-    if hasattr(q, "rsample_and_log_probs"):
+    if q.has_rsample and hasattr(q, "rsample_and_log_probs"):
         return q.rsample_and_log_probs(sample_shape)
     if hasattr(q, "rsample_and_log_prob"):
         z, log_q = q.rsample_and_log_prob(sample_shape)

@@ -14,6 +14,7 @@ program (:meth:`Hierarchy.as_sites`), where data and interventions decide as wel
 """
 
 from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 
 import pyro
 import torch
@@ -27,6 +28,7 @@ from .promise import Density
 
 Conditionals = Callable[[], Generator[tuple[str, Distribution], Tensor, None]]
 Choice = Callable[[str, Distribution], Tensor]
+Update = Callable[[str, Distribution], Distribution]
 
 
 class Hierarchy(dist.TorchDistribution):
@@ -41,6 +43,8 @@ class Hierarchy(dist.TorchDistribution):
         support: Where events live.
         at_once: Maps z, with shape (*, D), to what :meth:`log_probs` returns, where that is quicker than one
             conditional after the other: the steps of a Markov chain, all given, can be scored in parallel.
+        update: Maps the name and the distribution of a latent to the distribution that takes its place; see
+            :meth:`updated`.
 
     Example:
         >>> def conditionals():
@@ -63,9 +67,10 @@ class Hierarchy(dist.TorchDistribution):
         has_rsample: bool = True,
         support: constraints.Constraint = constraints.real_vector,
         at_once: Callable[[Tensor], dict[str, Tensor]] | None = None,
+        update: Update | None = None,
         validate_args: bool | None = None,
     ) -> None:
-        self.sizes, self.conditionals, self.at_once = dict(sizes), conditionals, at_once
+        self.sizes, self.conditionals, self.at_once, self.update = dict(sizes), conditionals, at_once, update
         self.has_rsample = has_rsample
         self._support = support
         event_shape = torch.Size([sum(self.sizes.values())])
@@ -85,7 +90,20 @@ class Hierarchy(dist.TorchDistribution):
             self.has_rsample,
             self._support,
             self.at_once,
+            self.update,
             validate_args=self._validate_args,
+        )
+
+    def updated(self, update: Update, batch_shape: Sequence[int], has_rsample: bool = True) -> "Hierarchy":
+        """Returns a posterior that goes the way of this prior, each of whose conditionals it changes.
+
+        Args:
+            update: Maps the name and the prior's distribution of a latent, given those before it, to the posterior's.
+            batch_shape: The batch shape of the posterior.
+            has_rsample: Whether the posterior's conditionals are all reparameterised.
+        """
+        return Hierarchy(
+            self.sizes, self.conditionals, batch_shape, has_rsample, update=update, validate_args=self._validate_args
         )
 
     def run(self, choose: Choice, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
@@ -99,6 +117,11 @@ class Hierarchy(dist.TorchDistribution):
         Raises:
             ValueError: If the conditionals are not one for each latent, of its width.
         """
+        if self.update is None:
+            return self._run(choose, sample_shape)
+        return self._run(lambda name, p: choose(name, self.update(name, p)), sample_shape)
+
+    def _run(self, choose: Choice, sample_shape: torch.Size | Sequence[int]) -> Tensor:
         shape = torch.Size(sample_shape) + self.batch_shape
         values: dict[str, Tensor] = {}
         conditionals = self.conditionals()
@@ -135,14 +158,33 @@ class Hierarchy(dist.TorchDistribution):
         scores: dict[str, Tensor] = {}
 
         def choose(name: str, p: Distribution) -> Tensor:
-            if hasattr(p, "rsample_and_log_prob"):
-                z, scores[name] = p.rsample_and_log_prob()
-                return z
-            z = leave_autocast(p.rsample())
-            scores[name] = p.log_prob(z)
+            z, scores[name] = _draw(p)
             return z
 
         return self.run(choose, sample_shape), scores
+
+    def is_update_of(self, prior: Distribution) -> bool:
+        """Whether this is a posterior that was made from the conditionals of a prior, by :meth:`updated`."""
+        return (
+            self.update is not None
+            and isinstance(prior, Hierarchy)
+            and prior.update is None
+            and _same(self.conditionals, prior.conditionals)
+        )
+
+    def rsample_and_both_log_probs(
+        self, sample_shape: torch.Size | Sequence[int] = ()
+    ) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
+        """Returns samples of an updated prior, their log-densities by latent, and those that the prior gives them."""
+        scores: dict[str, Tensor] = {}
+        before: dict[str, Tensor] = {}
+
+        def choose(name: str, p: Distribution) -> Tensor:
+            z, scores[name] = _draw(self.update(name, p))
+            before[name] = p.log_prob(z)
+            return z
+
+        return self._run(choose, sample_shape), scores, before
 
     def log_probs(self, value: Tensor) -> dict[str, Tensor]:
         """Returns each latent's log-density given those before it, in nats, shape ``sample_shape + batch_shape``."""
@@ -174,6 +216,21 @@ class Hierarchy(dist.TorchDistribution):
             proposal: Whether the program is a guide, whose draws are scored at once (see :class:`Proposal`).
         """
         return self.run(lambda name, p: _site(name, p, proposal))
+
+
+def _draw(p: Distribution) -> tuple[Tensor, Tensor]:
+    if hasattr(p, "rsample_and_log_prob"):
+        return p.rsample_and_log_prob()
+    z = leave_autocast(p.rsample())
+    return z, p.log_prob(z)
+
+
+def _same(one: Conditionals, other: Conditionals) -> bool:
+    """Whether conditionals are the same function, or the same function of the very same arguments."""
+    if not (isinstance(one, partial) and isinstance(other, partial)):
+        return one is other
+    arguments = [*zip(one.args, other.args, strict=False)]
+    return one.func == other.func and len(one.args) == len(other.args) and all(a is b for a, b in arguments)
 
 
 def sample_latent(p: Distribution, proposal: bool = False) -> Tensor:

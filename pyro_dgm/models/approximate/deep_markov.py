@@ -14,6 +14,7 @@ Inference Networks for Nonlinear State Space Models, 2016, arXiv:1609.09869.)
 """
 
 from collections.abc import Generator, Sequence
+from functools import partial
 
 import torch
 from pyro import distributions as dist
@@ -107,11 +108,6 @@ class DeepMarkovModel(LatentVariableModel):
         """Returns the distribution of so many states after ``start``."""
         sizes = {f"z_{t}": self.latent for t in range(1, steps + 1)}
 
-        def conditionals() -> Generator[tuple[str, Distribution], Tensor, None]:
-            z = start
-            for name in sizes:
-                z = yield name, self.transition(join(z, 1, context))
-
         def at_once(z: Tensor) -> dict[str, Tensor]:
             states = z.unflatten(-1, (steps, self.latent))
             first = start.unsqueeze(-2)
@@ -121,7 +117,14 @@ class DeepMarkovModel(LatentVariableModel):
             return dict(zip(sizes, scores.unbind(-1), strict=True))
 
         batch_shape = torch.broadcast_shapes(start.shape[:-1], () if context is None else context.shape[:-1])
-        return Hierarchy(sizes, conditionals, batch_shape, at_once=at_once)
+        return Hierarchy(sizes, partial(self._forwards, start, steps, context), batch_shape, at_once=at_once)
+
+    def _forwards(
+        self, start: Tensor, steps: int, context: Tensor | None
+    ) -> Generator[tuple[str, Distribution], Tensor, None]:
+        z = start
+        for t in range(1, steps + 1):
+            z = yield f"z_{t}", self.transition(join(z, 1, context))
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """Returns p(x | z, c) for z with shape (*, T latent), of as many steps as z has states."""

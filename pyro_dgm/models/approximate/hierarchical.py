@@ -25,6 +25,7 @@ layer as two independent measurements of a number meet, weighted by their precis
 """
 
 from collections.abc import Generator, Iterable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -74,21 +75,22 @@ class HierarchicalModel(LatentVariableModel):
                 for (n, above), widths in zip(pairwise(latents), hidden[1:], strict=True)
             ]
             prior = [*prior, StandardNormal(latents[-1])]
-        self._given_context = [True] * (len(latents) - 1) + [bool(getattr(prior[-1], "context", 0))]
-        widths = [*(n + context for n in latents[1:]), context if self._given_context[-1] else 0]
+        self._conditional_prior = bool(getattr(prior[-1], "context", 0))
+        widths = [*(n + context for n in latents[1:]), context if self._conditional_prior else 0]
         fitting("prior", prior, latents, widths)
         self.prior = nn.ModuleList(prior)
         self.likelihood = likelihood
         self.num_particles = num_particles
 
     def _prior(self, context: Tensor | None) -> Hierarchy:
-        def conditionals() -> Generator[tuple[str, Distribution], Tensor, None]:
-            *below, (top, p) = zip(self.sizes, self.prior, strict=True)
-            z = yield top, p(context) if self._given_context[-1] else p()
-            for name, part in reversed(below):
-                z = yield name, part(join(z, 1, context))
+        batch_shape = () if context is None else context.shape[:-1]
+        return Hierarchy(self.sizes, partial(self._downwards, context), batch_shape)
 
-        return Hierarchy(self.sizes, conditionals, () if context is None else context.shape[:-1])
+    def _downwards(self, context: Tensor | None) -> Generator[tuple[str, Distribution], Tensor, None]:
+        *below, (top, p) = zip(self.sizes, self.prior, strict=True)
+        z = yield top, p(context) if self._conditional_prior else p()
+        for name, part in reversed(below):
+            z = yield name, part(join(z, 1, context))
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """Returns p(x | z_1, c) for z = [z_1, ..., z_L] with shape (*, sum of the widths)."""
@@ -243,18 +245,15 @@ class LadderVAE(HierarchicalModel):
 
     def infer(self, x: Tensor, context: Tensor | None = None) -> Hierarchy:
         """Returns q(z_L | x, c) ... q(z_1 | z_2, x, c) for x with shape (*, *event_shape)."""
-        d, evidence = x.flatten(-len(self.event_shape)) if len(self.event_shape) else x[..., None], []
-        for f, read in zip(self.bottom_up, self.evidence, strict=True):
+        d, evidence = join(x, len(self.event_shape), None), {}
+        for name, f, read in zip(self.sizes, self.bottom_up, self.evidence, strict=True):
             d = leave_autocast(f(join(d, 1, context)))
-            evidence.append(read(d))
+            evidence[name] = top = read(d)
 
-        def conditionals() -> Generator[tuple[str, Distribution], Tensor, None]:
-            *below, (top, q, _) = zip(self.sizes, evidence, self.prior, strict=True)
-            z = yield top, q
-            for name, q, p in reversed(below):
-                z = yield name, normal_product(q, p(join(z, 1, context)))
+        def meet(name: str, p: Distribution) -> Distribution:
+            return top if evidence[name] is top else normal_product(evidence[name], p)
 
-        return Hierarchy(self.sizes, conditionals, evidence[-1].batch_shape)
+        return self._prior(context).updated(meet, top.batch_shape)
 
 
 def normal_product(p: Distribution, q: Distribution) -> dist.TorchDistribution:

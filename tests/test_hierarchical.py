@@ -57,7 +57,7 @@ def linear_gaussian(exact, **settings):
     prior_1 = A @ A.mT + R
     parts = [posterior(W, prior_1, S), posterior(A, i, R)]
     if not exact:
-        parts = [(gain, covariance.diagonal().diag()) for gain, covariance in parts]
+        parts = [(0.7 * gain, 1.5 * covariance.diagonal().diag()) for gain, covariance in parts]
     model = HierarchicalVAE(
         (2, 2), Linear(W, S), prior=[Linear(A, R), StandardNormal(2)], posterior=[Linear(*p) for p in parts], **settings
     )
@@ -176,23 +176,24 @@ def test_upper_latents_rule_the_lower_ones(name):
     """Conditioning and intervening fix a site; what is below it (after it, in time) follows, what is above does not."""
     model, _, _ = case(name, 0)
     p = model().prior
-    order = list(p.log_probs(p.sample()))
-    first, second = order[:2]
-    value = torch.full((model().prior.sizes[first],), 5.0, dtype=torch.float64)
+    first, second = list(p.log_probs(p.sample()))[:2]
+    value = torch.full((p.sizes[first],), 1.5, dtype=torch.float64)
+    given = {}
+
+    def remember(site, conditional):
+        given[site] = conditional
+        return value if site == first else conditional.sample()
+
+    p.run(remember)
+    at = torch.zeros(p.sizes[second], dtype=torch.float64)
     plain = poutine.trace(model.model).get_trace()
     for handler in (poutine.condition, poutine.do):
         trace = poutine.trace(handler(model.model, {first: value})).get_trace()
-        z = model().prior.run(lambda site, d, t=trace: d.mean if site not in t.nodes else t.nodes[site]["value"])
-        assert z.shape == (*p.batch_shape, *p.event_shape)
-        observed = handler is poutine.condition
-        assert trace.nodes[first]["is_observed"] is observed
-        expected = p.run(lambda site, d: value if site == first else d.sample())
-        assert expected.isfinite().all()
-        after = trace.nodes[second]["fn"]
-        torch.manual_seed(0)
-        got = after.sample()
-        torch.manual_seed(0)
-        assert not torch.equal(got, plain.nodes[second]["fn"].sample())
+        score = trace.nodes[second]["fn"].log_prob(at)
+        torch.testing.assert_close(score, given[second].log_prob(at))
+        assert not torch.isclose(score, plain.nodes[second]["fn"].log_prob(at), rtol=1e-3)
+        assert trace.nodes[first]["is_observed"] is (handler is poutine.condition)
+        torch.testing.assert_close(trace.nodes[first]["fn"].log_prob(value), given[first].log_prob(value))
     hidden = poutine.trace(poutine.block(model.model, hide=[first])).get_trace()
     assert first not in hidden.nodes and second in hidden.nodes
 
@@ -260,7 +261,7 @@ def test_a_ladder_holds_the_exact_posterior_of_chains():
     torch.testing.assert_close(model().log_prob(x), marginal.log_prob(x), rtol=1e-10, atol=1e-10)
     loss = ELBO(TraceMeanField_ELBO())(model)
     torch.manual_seed(0)
-    mean_field = torch.stack([loss(x).detach() for _ in range(400)])
+    mean_field = torch.stack([loss(x).detach() for _ in range(40)])
     assert within(mean_field, -float(marginal.log_prob(x).mean()), 4)  # closed form, so with noise left
 
 
@@ -275,11 +276,12 @@ def test_evidence_meets_prior_by_precision():
 
 def test_closed_form_divergences_are_unbiased_from_the_top_down_and_warned_of_from_the_bottom_up():
     model, x, _ = case("LadderVAE", 0)
+    x = x.repeat(100, 1)
     losses = {}
     for estimator in (Trace_ELBO, TraceMeanField_ELBO):
         torch.manual_seed(2)
         elbo = ELBO(estimator())(model)
-        losses[estimator] = torch.stack([elbo(x).detach() for _ in range(300)])
+        losses[estimator] = torch.stack([elbo(x).detach() for _ in range(20)])
     difference = losses[Trace_ELBO] - losses[TraceMeanField_ELBO]
     assert difference.std() > 0 and within(difference, 0.0, 4)
     model, x, _ = case("HierarchicalVAE", 0)
@@ -329,8 +331,8 @@ def test_parts_that_do_not_fit_are_refused(cls):
         cls((5, 1), likelihood)
 
 
-def test_two_layers_learn_what_one_seed_of_data_has():
-    """A few steps of either objective lower the loss; the parameter store stays empty."""
+def test_two_layers_learn():
+    """Forty steps of either objective lower the loss, by a nat at least; the parameter store stays empty."""
     torch.manual_seed(0)
     x = torch.randn(64, 1) * torch.tensor([1.0, -2.0, 0.5]) + 0.1 * torch.randn(64, 3)
     for objective in (ELBO(), NegativeLogLikelihood()):
@@ -338,11 +340,11 @@ def test_two_layers_learn_what_one_seed_of_data_has():
         loss = objective(model)
         optimizer = torch.optim.Adam(model.parameters(), 2e-2)
         values = []
-        for _ in range(60):
+        for _ in range(40):
             optimizer.zero_grad()
             value = loss(x)
             value.backward()
             optimizer.step()
             values.append(value.item())
-        assert sum(values[-10:]) < sum(values[:10]) - 10
+        assert sum(values[-5:]) < sum(values[:5]) - 5
     assert len(pyro.get_param_store()) == 0

@@ -22,6 +22,7 @@ from pyro_dgm.nn.orderless import Orderless, OrderlessMLP
 from pyro_dgm.nn.pixel_cnn import RasterNetwork
 from pyro_dgm.nn.pixel_cnn_plus_plus import PixelCNNPlusPlusNetwork
 from pyro_dgm.nn.pixel_rnn import PixelRNNNetwork
+from pyro_dgm.nn.recurrent import BackwardGRU, Combiner, GatedTransition
 from pyro_dgm.nn.transformer import TransformerNetwork
 from pyro_dgm.objectives import ELBO, Adversarial, NegativeLogLikelihood, Reconstruction, Wasserstein
 from pyro_dgm.objectives.adversarial import gradient_penalty
@@ -33,7 +34,8 @@ from .test_transforms import every_transform
 from .zoo import MODELS, SCORED, C, perturb
 
 NETWORKS = (
-    ConvNet, MLP, MaskedMLP, Orderless, RasterNetwork, PixelCNNPlusPlusNetwork, PixelRNNNetwork, TransformerNetwork
+    ConvNet, MLP, MaskedMLP, Orderless, RasterNetwork, PixelCNNPlusPlusNetwork, PixelRNNNetwork, TransformerNetwork,
+    BackwardGRU, Combiner, GatedTransition,
 )  # fmt: skip
 every_low = pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 

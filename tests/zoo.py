@@ -151,6 +151,32 @@ MODELS: dict[str, ModelRow] = {
         "lower_bound",
         discrete=True,
     ),
+    "LadderVAE": ModelRow(
+        lambda c: m.LadderVAE((3, 2, 2), m.DiagonalNormal(D, 3 + c, (8,)), (6,), context=c), "lower_bound"
+    ),
+    "HierarchicalVAE": ModelRow(
+        lambda c: m.HierarchicalVAE((3, 2), m.IndependentBernoulli(D, 3 + c, (8,)), ((6, 5), (4,)), nn.Tanh, c, 2),
+        "lower_bound",
+        discrete=True,
+    ),
+    "HierarchicalVAE-parts": ModelRow(
+        lambda c: m.HierarchicalVAE(
+            (2, 1),
+            m.DiagonalNormal(D, 2 + c, (8,)),
+            context=c,
+            prior=[m.RealNVP(2, 1 + c, **SMALL), m.DiagonalNormal(1, c, (4,))],
+            posterior=[m.IAF(2, D + c, **SMALL), m.DiagonalNormal(1, 2 + c, (4,))],
+        ),
+        "lower_bound",
+    ),
+    "DeepMarkovModel": ModelRow(
+        lambda c: m.DeepMarkovModel(3, 2, m.DiagonalNormal(2, 2 + c, (6,)), c, (6,), 5), "lower_bound"
+    ),
+    "DeepMarkovModel-missing": ModelRow(
+        lambda c: m.DeepMarkovModel(3, 2, m.IndependentBernoulli(2, 2 + c, (6,)), c, (6,), 5, 2, missing=True),
+        "lower_bound",
+        discrete=True,
+    ),
     "Dequantized": ModelRow(
         lambda c: m.Dequantized(m.RealNVP(D, c, support=constraints.unit_interval, **SMALL), 2),
         "lower_bound",

@@ -10,11 +10,13 @@ from . import heads
 from .autoregressive import Autoregressive
 from .embedded import Embedded
 from .flow import Flow, Proposal
+from .hierarchy import Hierarchy
 from .marginal import Marginal
 from .mixture import Mixture
 from .promise import Density, density_of
 from .pushforward import Pushforward
 from .quantization import Dequantization, Quantized
+from .steps import Steps
 from .unit_normal import UnitNormal
 
 __all__ = [
@@ -23,11 +25,13 @@ __all__ = [
     "Dequantization",
     "Embedded",
     "Flow",
+    "Hierarchy",
     "Marginal",
     "Mixture",
     "Proposal",
     "Pushforward",
     "Quantized",
+    "Steps",
     "UnitNormal",
     "density_of",
     "heads",

@@ -130,8 +130,12 @@ class Marginal(dist.TorchDistribution):
         Raises:
             NotImplementedError: If the gradient is asked for and q draws without reparameterisation.
         """
-        z, log_q = _draw(q, torch.Size(sample_shape))
-        log_likelihood, log_prior = self.likelihood(z).log_prob(value), log_probs(self.prior, z)
+        if q.has_rsample and hasattr(q, "is_update_of") and q.is_update_of(self.prior):
+            z, log_q, log_prior = q.rsample_and_both_log_probs(sample_shape)
+        else:
+            z, log_q = _draw(q, torch.Size(sample_shape))
+            log_prior = log_probs(self.prior, z)
+        log_likelihood = self.likelihood(z).log_prob(value)
         if log_prior.keys() != log_q.keys():
             log_prior, log_q = ({"z": sum(parts.values())} for parts in (log_prior, log_q))
         log_ratios = {name: at_least_float32(log_prior[name]) - at_least_float32(log_q[name]) for name in log_prior}
@@ -145,7 +149,7 @@ def log_probs(p: Distribution, z: Tensor) -> dict[str, Tensor]:
 
 def _draw(q: Distribution, sample_shape: torch.Size) -> tuple[Tensor, dict[str, Tensor]]:
     """Returns draws of z and their log-densities by latent site."""
-    if hasattr(q, "rsample_and_log_probs"):
+    if q.has_rsample and hasattr(q, "rsample_and_log_probs"):
         return q.rsample_and_log_probs(sample_shape)
     if hasattr(q, "rsample_and_log_prob"):
         z, log_q = q.rsample_and_log_prob(sample_shape)

@@ -3,7 +3,7 @@
 Every model is a module that, called with a context, returns a Pyro distribution; ``base`` says what they share.
 """
 
-from .approximate import VAE, VQVAE, Autoencoder, Dequantized
+from .approximate import VAE, VQVAE, Autoencoder, DeepMarkovModel, Dequantized, HierarchicalVAE, LadderVAE
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
 from .implicit import GAN
 from .mixture import Mixture
@@ -61,6 +61,7 @@ __all__ = [
     "Autoregressive",
     "CausalTransformer",
     "ConvNADE",
+    "DeepMarkovModel",
     "Dequantized",
     "DiagonalNormal",
     "EoNADE",
@@ -68,8 +69,10 @@ __all__ = [
     "GaussianizationFlow",
     "GenerativeModel",
     "Glow",
+    "HierarchicalVAE",
     "ImplicitModel",
     "IndependentBernoulli",
+    "LadderVAE",
     "Mixture",
     "MultiscaleRealNVP",
     "NormalizingFlow",

@@ -36,8 +36,11 @@ def check(batch: Batch, model: nn.Module, name: str = "x") -> None:
     for label, value in zip((name, f"{name}'s context"), batch, strict=False):
         if value.dim() == 0 or len(value) == 0:
             raise ValueError(f"{label}: expected at least one datum along dimension 0, got shape {tuple(value.shape)}")
-        if value.is_floating_point() and not value.isfinite().all():
-            rows = (~value.isfinite().reshape(len(value), -1).all(1)).nonzero().flatten()
+        finite = value.isfinite()
+        if label == name and getattr(getattr(model, "support", None), "missing", False):
+            finite = finite | value.isnan()  # which is how this model is told what is missing
+        if value.is_floating_point() and not finite.all():
+            rows = (~finite.reshape(len(value), -1).all(1)).nonzero().flatten()
             raise ValueError(
                 f"{label}: expected finite numbers, got NaN or infinity in {len(rows)} of {len(value)} rows, "
                 f"the first at row {rows[0].item()}; drop or impute them"

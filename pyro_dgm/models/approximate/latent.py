@@ -19,8 +19,10 @@ from pyro.nn import pyro_method
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from ...distributions import Marginal, Proposal
+from ...distributions import Marginal
+from ...distributions.hierarchy import sample_latent
 from ...nn import MLP
+from ...transforms.support import elementwise
 from ..base import ApproximateModel, GenerativeModel
 
 
@@ -60,17 +62,19 @@ class LatentVariableModel(ApproximateModel):
 
     @pyro_method
     def model(self, x: Tensor | None = None, context: Tensor | None = None, *, data_size: int | None = None) -> Tensor:
-        """The generative process: sites ``"z"`` and ``"x"`` in a plate ``"data"``; see :meth:`TractableModel.model`."""
+        """The generative process: sites ``"z"`` and ``"x"`` in a plate ``"data"``; see :meth:`TractableModel.model`.
+
+        Several latents (the prior is a :class:`~pyro_dgm.distributions.Hierarchy`) are a site each, under their names.
+        """
         with self._data_plates(x, context, data_size):
-            z = pyro.sample("z", self._prior(context))
+            z = sample_latent(self._prior(context))
             return pyro.sample("x", self.decode(z, context), obs=x)
 
     @pyro_method
     def guide(self, x: Tensor, context: Tensor | None = None, *, data_size: int | None = None) -> Tensor:
-        """The approximate posterior: site ``"z"`` in the plate ``"data"``."""
+        """The approximate posterior: site ``"z"``, or one for each latent, in the plate ``"data"``."""
         with self._data_plates(x, context, data_size):
-            q = self.infer(x, context)
-            return pyro.sample("z", Proposal(q) if hasattr(q, "rsample_and_log_prob") else q)
+            return sample_latent(self.infer(x, context), proposal=True)
 
 
 def join(value: Tensor, event_dim: int, context: Tensor | None) -> Tensor:
@@ -145,3 +149,13 @@ def _trial(part: nn.Module) -> tuple[nn.Module, dict[str, Any]]:
     trial = copy.deepcopy(part).eval()
     floats = [t for t in (*trial.parameters(), *trial.buffers()) if t.is_floating_point()]
     return trial, {"device": floats[0].device, "dtype": floats[0].dtype} if floats else {"device": None}
+
+
+def promise_latent(name: str, part: nn.Module, width: int, latent: int) -> None:
+    """Checks that a part, called with contexts of a width, returns distributions of so many real numbers."""
+    event_shape, support = promise(name, part, width)
+    if event_shape != (latent,) or elementwise(support) is not constraints.real:
+        raise ValueError(
+            f"{name}: expected distributions of {latent} real numbers, event shape {(latent,)}, got event shape "
+            f"{tuple(event_shape)} of {support}"
+        )

@@ -15,7 +15,7 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
-from ...distributions import Flow, Proposal
+from ...distributions.hierarchy import center
 from ..base import GenerativeModel
 from .latent import LatentVariableModel, join, promise
 
@@ -83,9 +83,7 @@ class VAE(LatentVariableModel):
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the representation of x: the posterior's mean, or for a flow the image of its base's mean."""
-        q = self.infer(x, context)
-        q = q.flow if isinstance(q, Proposal) else q
-        return q.transforms[0](q.base_dist.mean) if isinstance(q, Flow) else q.mean
+        return center(self.infer(x, context))
 
     def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the mean of p(x' | z, c) at the representation z of x."""

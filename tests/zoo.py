@@ -38,6 +38,7 @@ class ModelRow:
     conditional: bool = True
     discrete: bool = False
     storable: bool = True
+    idle: str = "none"  # parameters under this name have no part in the log-density
     atol: float = 1e-5  # of a log-density in float32, where it depends on what it is batched with
 
     def build(self, context: int = 0) -> nn.Module:
@@ -53,13 +54,26 @@ class ModelRow:
         return torch.distributions.transform_to(base)(x)
 
 
-def _vae(context: int, prior: nn.Module | None = None, posterior: nn.Module | None = None, **settings) -> m.VAE:
-    return m.VAE(
+def _vae(
+    context: int, prior: nn.Module | None = None, posterior: nn.Module | None = None, cls: type = m.VAE, **settings
+) -> nn.Module:
+    return cls(
         prior or m.StandardNormal(2),
         m.DiagonalNormal(D, context=2 + context, hidden_features=(8,)),
         posterior or m.DiagonalNormal(2, context=D + context, hidden_features=(8,)),
         context,
         **settings,
+    )
+
+
+def _vamp_vae(context: int) -> nn.Module:
+    q = m.DiagonalNormal(2, D + context, (8,))
+    return _vae(context, m.VampPrior(q, D, 3, context), q)
+
+
+def _conditional_vae(context: int) -> nn.Module:
+    return m.ConditionalVAE(
+        m.StandardNormal(2), m.DiagonalNormal(D, 2 + context, (8,)), m.DiagonalNormal(2, D + context, (8,)), context
     )
 
 
@@ -119,6 +133,27 @@ MODELS: dict[str, ModelRow] = {
     "VAE-conditional-prior": ModelRow(
         lambda c: _vae(c, m.DiagonalNormal(2, c, (8,)), m.RealNVP(2, D + c, **SMALL)), "lower_bound"
     ),
+    "VAE-vamp": ModelRow(_vamp_vae, "lower_bound"),
+    "VAE-mixture": ModelRow(lambda c: _vae(c, m.GaussianMixture(2, 3)), "lower_bound"),
+    "VAE-planar": ModelRow(
+        lambda c: _vae(c, None, m.NormalizingFlow(2, [t.Planar(2, D + c)], D + c, base=m.DiagonalNormal(2, D + c, (8,)))),
+        "lower_bound",
+    ),
+    "BetaVAE": ModelRow(lambda c: _vae(c, cls=m.BetaVAE, beta=3.0), "lower_bound"),
+    "BetaTCVAE": ModelRow(lambda c: _vae(c, cls=m.BetaTCVAE, data_size=50), "lower_bound"),
+    "FactorVAE": ModelRow(
+        lambda c: _vae(c, cls=m.FactorVAE, hidden_features=(8,)), "lower_bound", idle="critic"
+    ),
+    "InfoVAE": ModelRow(lambda c: _vae(c, cls=m.InfoVAE), "lower_bound"),
+    "ConditionalVAE": ModelRow(lambda c: _conditional_vae(c or 1), "lower_bound"),
+    "SemiSupervisedVAE": ModelRow(
+        lambda c: m.SemiSupervisedVAE(_conditional_vae(3), hidden_features=(8,)),
+        "lower_bound",
+        conditional=False,
+        idle="classifier",
+    ),
+    "VampPrior": ModelRow(lambda c: m.VampPrior(m.DiagonalNormal(D, D + c, (8,)), D, 3, c)),
+    "GaussianMixture": ModelRow(lambda c: m.GaussianMixture((1, D), 3, c, (8,))),
     "Dequantized": ModelRow(
         lambda c: m.Dequantized(m.RealNVP(D, c, support=constraints.unit_interval, **SMALL), 2),
         "lower_bound",

@@ -10,7 +10,7 @@ from . import heads
 from .autoregressive import Autoregressive
 from .flow import Flow, Proposal
 from .marginal import Marginal
-from .mixture import Mixture
+from .mixture import BatchMixture, Mixture
 from .promise import Density, density_of
 from .pushforward import Pushforward
 from .quantization import Dequantization, Quantized
@@ -18,6 +18,7 @@ from .unit_normal import UnitNormal
 
 __all__ = [
     "Autoregressive",
+    "BatchMixture",
     "Density",
     "Dequantization",
     "Flow",

@@ -3,11 +3,21 @@
 Every model is a module that, called with a context, returns a Pyro distribution; ``base`` says what they share.
 """
 
-from .approximate import VAE, Dequantized
+from .approximate import (
+    VAE,
+    BetaTCVAE,
+    BetaVAE,
+    ConditionalVAE,
+    Dequantized,
+    FactorVAE,
+    InfoVAE,
+    SemiSupervisedVAE,
+    VampPrior,
+)
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
 from .implicit import GAN
 from .mixture import Mixture
-from .parametric import DiagonalNormal, IndependentBernoulli, StandardNormal
+from .parametric import DiagonalNormal, GaussianMixture, IndependentBernoulli, StandardNormal
 from .tractable.autoregressive import (
     FVBN,
     MADE,
@@ -57,17 +67,23 @@ __all__ = [
     "VAE",
     "ApproximateModel",
     "Autoregressive",
+    "BetaTCVAE",
+    "BetaVAE",
     "CausalTransformer",
+    "ConditionalVAE",
     "ConvNADE",
     "Dequantized",
     "DiagonalNormal",
     "EoNADE",
+    "FactorVAE",
     "GatedPixelCNN",
+    "GaussianMixture",
     "GaussianizationFlow",
     "GenerativeModel",
     "Glow",
     "ImplicitModel",
     "IndependentBernoulli",
+    "InfoVAE",
     "Mixture",
     "MultiscaleRealNVP",
     "NormalizingFlow",
@@ -75,6 +91,8 @@ __all__ = [
     "PixelCNNPlusPlus",
     "PixelRNN",
     "RealNVP",
+    "SemiSupervisedVAE",
     "StandardNormal",
     "TractableModel",
+    "VampPrior",
 ]

@@ -7,22 +7,31 @@ loss and one optimizer suffice.
 
 from .adversarial import Adversarial, AdversarialLoss, LeastSquares, NonSaturating, Wasserstein
 from .base import Objective, Player
+from .discrepancy import RBF, InverseMultiquadratic, MaximumMeanDiscrepancy
 from .elbo import ELBO, LinearWarmup
 from .estimators import differentiable_loss
 from .likelihood import NegativeLogLikelihood
 from .order_agnostic import OrderAgnostic
+from .semi_supervised import SemiSupervised
+from .total_correlation import AdversarialTotalCorrelation, TotalCorrelation
 
 __all__ = [
     "ELBO",
+    "RBF",
     "Adversarial",
     "AdversarialLoss",
+    "AdversarialTotalCorrelation",
+    "InverseMultiquadratic",
     "LeastSquares",
     "LinearWarmup",
+    "MaximumMeanDiscrepancy",
     "NegativeLogLikelihood",
     "NonSaturating",
     "Objective",
     "OrderAgnostic",
     "Player",
+    "SemiSupervised",
+    "TotalCorrelation",
     "Wasserstein",
     "differentiable_loss",
 ]

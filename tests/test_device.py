@@ -28,7 +28,7 @@ def exercise(model, x, c, density):
         loss = objective(model)(x, *([] if c is None else [c]))
     if loss.requires_grad:
         loss.backward()
-    return [o.detach() for o in out] + [loss.detach()] + [p.grad for p in model.parameters()]
+    return [o.detach() for o in out] + [loss.detach()] + [p.grad for p in model.parameters() if p.grad is not None]
 
 
 @each(MODELS)

@@ -4,9 +4,9 @@ r"""Mixtures of distributions, of several families or of one.
     p(x) = \sum_{k=1}^K w_k\, p_k(x), \qquad \log p(x) = \operatorname{logsumexp}_k \bigl(\log w_k + \log p_k(x)\bigr)
 
 In :class:`Mixture` each component is a distribution by itself, a flow with weights of its own for instance. In
-:class:`BatchMixture` they are one batch, scored in one pass. Torch's ``MixtureSameFamily`` does that too, but its support
-has no bijection (so no autoguide, no NUTS), its weights must have the components' batch shape to be sampled, and it would
-call a mixture of bounds exact.
+:class:`BatchMixture` they are one batch, scored in one pass. Torch's ``MixtureSameFamily`` does that too, but its
+support has no bijection (so no autoguide, no NUTS), its weights must have the components' batch shape to be sampled,
+and it would call a mixture of bounds exact.
 """
 
 from collections.abc import Sequence
@@ -95,8 +95,8 @@ class BatchMixture(dist.TorchDistribution):
 
     Args:
         components: All :math:`p_k` at once, with batch shape ``batch_shape + (K,)``.
-        logits: :math:`\log w_k` up to a constant, with shape (*, K); the batch shapes broadcast. Minus infinity excludes a
-            component.
+        logits: :math:`\log w_k` up to a constant, with shape (*, K); the batch shapes broadcast. Minus infinity
+            excludes a component.
 
     Attributes:
         density: What the components promise: a mixture of lower bounds is a lower bound.
@@ -113,9 +113,7 @@ class BatchMixture(dist.TorchDistribution):
     has_rsample = False
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
 
-    def __init__(
-        self, components: dist.TorchDistribution, logits: Tensor, validate_args: bool | None = None
-    ) -> None:
+    def __init__(self, components: dist.TorchDistribution, logits: Tensor, validate_args: bool | None = None) -> None:
         if logits.shape[-1:] != components.batch_shape[-1:] or not logits.dim():
             raise ValueError(
                 f"logits: expected one per component, shape (*, {', '.join(map(str, components.batch_shape[-1:]))}), "
@@ -153,7 +151,7 @@ class BatchMixture(dist.TorchDistribution):
             return draws.gather(at, index).squeeze(at)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Returns the log-density, or the bound that the components promise, with shape ``sample_shape + batch_shape``."""
+        """Returns the log-density, or the components' bound on it, with shape ``sample_shape + batch_shape``."""
         if self._validate_args:
             self._validate_sample(value)
         return self.component_log_probs(value).logsumexp(-1)

@@ -27,8 +27,8 @@ class RBF:
         k(x, y) = e^{-|x - y|^2 / (2 h^2)}
 
     Args:
-        bandwidth: The distance h on which it sees differences; the square root of the number D of features when ``None``,
-            which is about the distance of a standard normal draw from the origin.
+        bandwidth: The distance h on which it sees differences; the square root of the number D of features when
+            ``None``, which is about the distance of a standard normal draw from the origin.
 
     Raises:
         ValueError: If the bandwidth is not positive.
@@ -55,8 +55,8 @@ class InverseMultiquadratic:
     .. math::
         k(x, y) = \frac{1}{S} \sum_{s=1}^S \frac{s\, C}{s\, C + |x - y|^2}
 
-    With C = 2 D, the mean squared distance of two standard normal draws, it is the kernel of Tolstikhin, Bousquet, Gelly
-    and Schoelkopf, Wasserstein Auto-Encoders, 2017, arXiv:1711.01558, divided by the number S of scales.
+    With C = 2 D, the mean squared distance of two standard normal draws, it is the kernel of Tolstikhin, Bousquet,
+    Gelly and Schoelkopf, Wasserstein Auto-Encoders, 2017, arXiv:1711.01558, divided by the number S of scales.
 
     Args:
         scales: The scales s.
@@ -88,8 +88,8 @@ def squared_mmd(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
         \frac{\sum_{i \ne j} k(x_i, x_j)}{n (n - 1)} + \frac{\sum_{i \ne j} k(y_i, y_j)}{m (m - 1)}
         - \frac{2 \sum_{i, j} k(x_i, y_j)}{n m}
 
-    Being unbiased, it is often negative when P = Q. For a test, and for more samples than memory holds the square of, there
-    is ``evaluation.mmd``.
+    Being unbiased, it is often negative when P = Q. For a test, and for more samples than memory holds the square of,
+    there is ``evaluation.mmd``.
 
     Args:
         x: Samples of P, with shape (n, D), n >= 2.
@@ -117,9 +117,9 @@ class MaximumMeanDiscrepancy(Objective):
         L = E\bigl[-\log p(x | z) + w\, \bigl(\log q(z | x) - \log p(z)\bigr)\bigr]
             + \eta\, \mathrm{MMD}^2\bigl(q(z), p(z)\bigr)
 
-    in mean nats per datum, the draws of the batch as samples of q(z), and as many of the prior. w = 0 makes a Wasserstein
-    autoencoder of a log-likelihood. (Zhao, Song and Ermon, InfoVAE, 2017, arXiv:1706.02262; Tolstikhin et al., Wasserstein
-    Auto-Encoders, 2017, arXiv:1711.01558.)
+    in mean nats per datum, the draws of the batch as samples of q(z), and as many of the prior. w = 0 makes a
+    Wasserstein autoencoder of a log-likelihood. (Zhao, Song and Ermon, InfoVAE, 2017, arXiv:1706.02262; Tolstikhin et
+    al., Wasserstein Auto-Encoders, 2017, arXiv:1711.01558.)
 
     Args:
         mmd_weight: The weight eta: a number, or a module without arguments such as

@@ -25,8 +25,8 @@ class SemiSupervised(Objective):
     """The negative bound of labelled and unlabelled data, and the classifier's cross-entropy, in mean nats per datum.
 
     Args:
-        alpha: The weight of the cross-entropy, a mean over the labelled data of the batch. (In the paper's loss, a sum over
-            N data, it is 0.1 N.)
+        alpha: The weight of the cross-entropy, a mean over the labelled data of the batch. (In the paper's loss, a sum
+            over N data, it is 0.1 N.)
         kl_weight: The weight of log p(z) - log q(z | x, y): a number, or a module without arguments such as
             :class:`~pyro_dgm.objectives.LinearWarmup`.
 

@@ -48,9 +48,9 @@ def log_weights(m: int, n: int, sampling: Sampling, like: Tensor) -> Tensor:
     .. math::
         w_{ii} = \frac1N, \qquad w_{ij} = \frac{N - 1}{N (M - 1)},
 
-    which makes the estimate of q(z) unbiased, and the mixture itself if the batch is all data. (It is the estimate of Chen
-    et al. averaged over the choice of the one datum which they weigh less.) Weighted, the simpler one of theirs, all of
-    them have the weight 1 / (N M).
+    which makes the estimate of q(z) unbiased, and the mixture itself if the batch is all data. (It is the estimate of
+    Chen et al. averaged over the choice of the one datum which they weigh less.) Weighted, the simpler one of theirs,
+    all of them have the weight 1 / (N M).
     """
     eye = torch.eye(m, dtype=torch.bool, device=like.device)
     own, other = 1 / n, (n - 1) / (n * max(m - 1, 1))
@@ -97,19 +97,19 @@ class TotalCorrelation(Objective):
     .. math::
         L = -E \log p(x | z) + \alpha\, I_q(x; z) + \beta\, \mathrm{TC}(z) + \gamma\, \mathrm{DW}(z)
 
-    With all weights 1 it is the ELBO, whatever the batch. The estimate of q(z) costs M^2 densities for a batch of M. It is
-    unbiased, its logarithm is not: of few data, the mutual information comes out at most log M. (Chen, Li, Grosse and
-    Duvenaud, Isolating Sources of Disentanglement in VAEs, 2018, arXiv:1802.04942.)
+    With all weights 1 it is the ELBO, whatever the batch. The estimate of q(z) costs M^2 densities for a batch of M. It
+    is unbiased, its logarithm is not: of few data, the mutual information comes out at most log M. (Chen, Li, Grosse
+    and Duvenaud, Isolating Sources of Disentanglement in VAEs, 2018, arXiv:1802.04942.)
 
     Args:
         beta: The weight of the total correlation: a number, or a module without arguments such as
             :class:`~pyro_dgm.objectives.LinearWarmup`.
         alpha: The weight of the mutual information.
         gamma: The weight of the dimension-wise divergence.
-        data_size: Number N of training data; that of the batch when ``None``, as if it were all. ``SVI`` may pass it with
-            every batch.
-        sampling: ``"stratified"``, unbiased for q(z), or ``"weighted"``, whose gradient does not depend on N, and which is
-            biased even if the batch is all data.
+        data_size: Number N of training data; that of the batch when ``None``, as if it were all. ``SVI`` may pass it
+            with every batch.
+        sampling: ``"stratified"``, unbiased for q(z), or ``"weighted"``, whose gradient does not depend on N, and which
+            is biased even if the batch is all data.
 
     Raises:
         ValueError: If the sampling is another.
@@ -138,7 +138,7 @@ class TotalCorrelation(Objective):
         self.data_size, self.sampling = data_size, sampling
 
     def decomposition(self, model: Any, x: Tensor, *context: Tensor) -> Decomposition:
-        """Returns the three parts of the divergence on a batch; with all training data and little memory, batch by batch."""
+        """Returns the three parts of the divergence on a batch, of one draw of z per datum."""
         return decompose(draw(model, x, *context), self.data_size, self.sampling)
 
     @penalised
@@ -155,15 +155,15 @@ class TotalCorrelation(Objective):
 
 
 class AdversarialTotalCorrelation(Objective):
-    r"""The negative lower bound with a penalty on the total correlation, in mean nats per datum, as a critic D tells it.
+    r"""The negative lower bound and a critic's estimate of the total correlation, weighted, in mean nats per datum.
 
     .. math::
         L = -\mathrm{ELBO} + \gamma\, E_{q(z)} D(z), \qquad
         L_D = E_{q(z)}\, \mathrm{softplus}(-D(z)) + E_{\prod_j q(z_j)}\, \mathrm{softplus}(D(z))
 
-    The best critic is :math:`D(z) = \log q(z) - \sum_j \log q(z_j)`, whose mean over q(z) is the total correlation. It sees
-    draws for the batch, and other draws for the same batch whose features are exchanged at random between data. (Kim and
-    Mnih, Disentangling by Factorising, 2018, arXiv:1802.05983, who take the second draws from a second batch.)
+    The best critic is :math:`D(z) = \log q(z) - \sum_j \log q(z_j)`, whose mean over q(z) is the total correlation. It
+    sees draws for the batch, and other draws for the same batch whose features are exchanged at random between data.
+    (Kim and Mnih, Disentangling by Factorising, 2018, arXiv:1802.05983, who take the second draws from a second batch.)
 
     Args:
         critic: A module from latents, flattened, (*, L) to scores (*, 1) or (*).
@@ -215,6 +215,6 @@ class AdversarialTotalCorrelation(Objective):
             NotImplementedError: Always.
         """
         raise NotImplementedError(
-            "AdversarialTotalCorrelation: SVI has one loss and one optimizer, a game has two; train with pyro_dgm.fit, or "
-            "by TotalCorrelation"
+            "AdversarialTotalCorrelation: SVI has one loss and one optimizer, a game has two; train with "
+            "pyro_dgm.fit, or by TotalCorrelation"
         )

@@ -5,8 +5,8 @@ r"""The conditional variational autoencoder: data given something else, by a lat
 
 A network from c to x alone gives one answer; this one gives a distribution with several modes: all the ways to complete
 an image, say. In the paper's symbols c is called x, and x is called y. (Sohn, Lee and Yan, Learning Structured Output
-Representation using Deep Conditional Generative Models, NeurIPS 2015; with a prior that does not see c: Kingma, Rezende,
-Mohamed and Welling, Semi-Supervised Learning with Deep Generative Models, 2014, arXiv:1406.5298.)
+Representation using Deep Conditional Generative Models, NeurIPS 2015; with a prior that does not see c: Kingma,
+Rezende, Mohamed and Welling, Semi-Supervised Learning with Deep Generative Models, 2014, arXiv:1406.5298.)
 """
 
 from torch import nn
@@ -48,12 +48,14 @@ class ConditionalVAE(VariationalAutoencoder):
         num_particles: int = 1,
     ) -> None:
         if context < 1:
-            raise ValueError(f"context: expected the width of a context, at least 1, got {context}; without one use VAE")
+            raise ValueError(
+                f"context: expected the width of a context, at least 1, got {context}; without one use VAE"
+            )
         if prior is None:
             if not isinstance(posterior, GenerativeModel):
                 raise ValueError(
-                    f"prior: expected a module, got None, and the posterior, a {type(posterior).__name__}, does not say "
-                    "which event shape a default would need"
+                    "prior: expected a module, got None; the default takes its event shape from a posterior of this "
+                    f"package, which a {type(posterior).__name__} is not"
                 )
             prior = DiagonalNormal(posterior.event_shape, context)
         super().__init__(prior, likelihood, posterior, context, num_particles)

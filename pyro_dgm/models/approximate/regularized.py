@@ -1,7 +1,7 @@
 r"""Variational autoencoders that differ from :class:`~pyro_dgm.models.VAE` in nothing but what they minimise.
 
-With the aggregate posterior :math:`q(z) = E_x\, q(z | x)`, the mean divergence that the ELBO has, and which weights each
-of these models puts where:
+With the aggregate posterior :math:`q(z) = E_x\, q(z | x)`, the mean divergence that the ELBO has, and which weights
+each of these models puts where:
 
 .. math::
     E_x \mathrm{KL}\bigl(q(z | x) \,\|\, p(z)\bigr)
@@ -24,7 +24,6 @@ The objectives are there for any latent variable model with such a posterior: ``
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from ...nn import MLP
@@ -40,8 +39,8 @@ class BetaVAE(VariationalAutoencoder):
     .. math::
         L = -E_{q(z | x)} \log p(x | z) + \beta\, \mathrm{KL}\bigl(q(z | x) \,\|\, p(z)\bigr)
 
-    Above 1 it trades reconstruction for latents that are independent of each other, and of x; below 1, the other way. Its
-    log_prob stays the bound with weight 1. (Higgins et al., beta-VAE, ICLR 2017; Burgess et al., Understanding
+    Above 1 it trades reconstruction for latents that are independent of each other, and of x; below 1, the other way.
+    Its log_prob stays the bound with weight 1. (Higgins et al., beta-VAE, ICLR 2017; Burgess et al., Understanding
     disentangling in beta-VAE, 2018, arXiv:1804.03599.)
 
     Args:
@@ -94,7 +93,8 @@ class BetaTCVAE(VariationalAutoencoder):
         context: Width of the context.
         num_particles: Draws of z per datum in ``log_prob``.
         beta: The weight of the total correlation.
-        data_size: Number of training data, which the estimate of q(z) from a batch depends on; the batch's when ``None``.
+        data_size: Number of training data, which the estimate of q(z) from a batch depends on; the batch's when
+            ``None``.
 
     Example:
         >>> from pyro_dgm.models import DiagonalNormal, StandardNormal
@@ -127,8 +127,9 @@ class BetaTCVAE(VariationalAutoencoder):
 class FactorVAE(VariationalAutoencoder):
     r"""A variational autoencoder with a penalty on its total correlation, which a critic estimates.
 
-    The critic learns to tell draws of q(z) from draws of the product of its marginals; what it scores is their log-ratio.
-    Any reparameterised posterior will do. (Kim and Mnih, Disentangling by Factorising, 2018, arXiv:1802.05983.)
+    The critic learns to tell draws of q(z) from draws of the product of its marginals; what it scores is their
+    log-ratio. Any reparameterised posterior will do. (Kim and Mnih, Disentangling by Factorising, 2018,
+    arXiv:1802.05983.)
 
     Args:
         prior: As of :class:`~pyro_dgm.models.VAE`, and so are the next four.
@@ -177,14 +178,14 @@ class InfoVAE(VariationalAutoencoder):
         L = -E_{q(z | x)} \log p(x | z) + (1 - \alpha)\, \mathrm{KL}\bigl(q(z | x) \,\|\, p(z)\bigr)
             + \eta\, \mathrm{MMD}^2\bigl(q(z), p(z)\bigr)
 
-    The paper's :math:`\lambda` is in :math:`\eta = \alpha + \lambda - 1`. A strong likelihood then has no reason to ignore
-    the latents. With ``alpha=1`` there is no divergence: the MMD-WAE of Tolstikhin, Bousquet, Gelly and Schoelkopf,
-    Wasserstein Auto-Encoders, 2017, arXiv:1711.01558, whose reconstruction cost is here a log-likelihood. (Zhao, Song and
-    Ermon, InfoVAE: Information Maximizing Variational Autoencoders, 2017, arXiv:1706.02262.)
+    The paper's :math:`\lambda` is in :math:`\eta = \alpha + \lambda - 1`. A strong likelihood then has no reason to
+    ignore the latents. With ``alpha=1`` there is no divergence: the MMD-WAE of Tolstikhin, Bousquet, Gelly and
+    Schoelkopf, Wasserstein Auto-Encoders, 2017, arXiv:1711.01558, whose reconstruction cost is here a log-likelihood.
+    (Zhao, Song and Ermon, InfoVAE: Information Maximizing Variational Autoencoders, 2017, arXiv:1706.02262.)
 
     Args:
-        prior: As of :class:`~pyro_dgm.models.VAE`, and so are the next four. If it cannot be reparameterised, as a mixture,
-            the divergence alone moves it.
+        prior: As of :class:`~pyro_dgm.models.VAE`, and so are the next four. If it cannot be reparameterised, as a
+            mixture, the divergence alone moves it.
         likelihood: p(x | z, c).
         posterior: q(z | x, c).
         context: Width of the context.

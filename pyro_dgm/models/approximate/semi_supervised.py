@@ -4,12 +4,12 @@ r"""The semi-supervised variational autoencoder: a class as a second latent, obs
     y \sim p(y), \qquad z \sim p(z), \qquad x \sim p(x | y, z), \qquad
     q(y, z | x) = q(y | x)\, q(z | x, y)
 
-    \log p(x) \ge \log \sum_y p(y) \exp B_y(x) \ge \sum_y q(y | x) \bigl(\log p(y) + B_y(x)\bigr) + H\bigl(q(y | x)\bigr)
+    \log p(x) \ge \log \sum_y p(y)\, e^{B_y(x)} \ge \sum_y q(y | x) \bigl(\log p(y) + B_y(x)\bigr) + H\bigl(q(y | x)\bigr)
 
-with the bound :math:`B_y(x) \le \log p(x | y)` of a conditional autoencoder. So the model is a mixture, over classes, of
-one conditional autoencoder. The density sums over classes and needs no :math:`q(y | x)`; training by the right side makes
-it a classifier. (Kingma, Rezende, Mohamed and Welling, Semi-Supervised Learning with Deep Generative Models, 2014,
-arXiv:1406.5298: the model M2.)
+with the bound :math:`B_y(x) \le \log p(x | y)` of a conditional autoencoder. So the model is a mixture, over classes,
+of one conditional autoencoder. The density sums over classes and needs no :math:`q(y | x)`; training by the right side
+makes it a classifier. (Kingma, Rezende, Mohamed and Welling, Semi-Supervised Learning with Deep Generative Models,
+2014, arXiv:1406.5298: the model M2.)
 """
 
 from collections.abc import Sequence
@@ -35,11 +35,13 @@ class SemiSupervisedVAE(ApproximateModel):
     r"""A variational autoencoder of data of which some have a label.
 
     Labels are its context, one column of class numbers 0..K-1, with -1 (or NaN) where there is none:
-    ``fit(model, x, labels)`` takes both kinds in one batch. Likewise ``model(labels)`` is p(x | y) where the label is known
-    and p(x) where it is not, and ``model()`` is p(x); all are lower bounds, tight in y.
+    ``fit(model, x, labels)`` takes both kinds in one batch. Likewise ``model(labels)`` is p(x | y) where the label is
+    known and p(x) where it is not, and ``model()`` is p(x); all are lower bounds, tight in y.
 
-    Its Pyro program has the sites ``"y_observed"``, ``"y_unobserved"``, ``"z"`` and ``"x"``. The guide marks
-    ``"y_unobserved"`` for enumeration, so ``TraceEnum_ELBO(max_plate_nesting=1)`` sums over classes, and others sample.
+    Its Pyro program has the sites ``"y_observed"``, ``"y_unobserved"``, ``"z"`` and ``"x"``. To sum over classes, say
+    so: ``SVI(model.model, config_enumerate(model.guide), optimizer, TraceEnum_ELBO(max_plate_nesting=1))``; other
+        estimators
+    sample them. (Either leaves out the classifier's cross-entropy, which is no part of the bound.)
 
     Args:
         vae: The conditional autoencoder p(x | y), whose context is the class as K numbers, one of them 1, others 0:
@@ -134,23 +136,22 @@ class SemiSupervisedVAE(ApproximateModel):
         likely = self.classes[self.classify(x).logits.argmax(-1)]
         self.vae.initialize(x, torch.where(known.unsqueeze(-1), one_hot, likely))
 
-    def _sample_class(self, p: dist.Categorical, context: Tensor | None, guide: bool) -> Tensor:
+    def _sample_class(self, p: dist.Categorical, context: Tensor | None, observe: bool) -> Tensor:
         """Samples the class where there is no label, and returns it as 0s and a 1, a context of the autoencoder."""
         known, one_hot = self.labels(context)
         label = one_hot.argmax(-1)
-        if not guide:
+        if observe:
             with poutine.mask(mask=known):
                 pyro.sample("y_observed", p, obs=label)
         with poutine.mask(mask=~known):
-            settings = {"enumerate": "parallel"} if guide else {}
-            sampled = pyro.sample("y_unobserved", p, infer=settings)
+            sampled = pyro.sample("y_unobserved", p)
         return self.classes[torch.where(known, label, sampled)]
 
     @pyro_method
     def model(self, x: Tensor | None = None, context: Tensor | None = None, *, data_size: int | None = None) -> Tensor:
         """The generative process: y, z, and x in a plate ``"data"``; see :meth:`TractableModel.model`."""
         with self._data_plates(x, context, data_size):
-            y = self._sample_class(dist.Categorical(logits=self.log_class_probs), context, guide=False)
+            y = self._sample_class(dist.Categorical(logits=self.log_class_probs), context, observe=True)
             p = self.vae(y)
             return pyro.sample("x", p.likelihood(pyro.sample("z", p.prior)), obs=x)
 
@@ -158,7 +159,7 @@ class SemiSupervisedVAE(ApproximateModel):
     def guide(self, x: Tensor, context: Tensor | None = None, *, data_size: int | None = None) -> Tensor:
         """The approximate posterior: the class where it is unknown, and ``"z"``, in the plate ``"data"``."""
         with self._data_plates(x, context, data_size):
-            q = self.vae.infer(x, self._sample_class(self.classify(x), context, guide=True))
+            q = self.vae.infer(x, self._sample_class(self.classify(x), context, observe=False))
             return pyro.sample("z", Proposal(q) if hasattr(q, "rsample_and_log_prob") else q)
 
     def objective(self) -> "Objective":

@@ -3,9 +3,9 @@ r"""The variational mixture of posteriors as a prior.
 .. math::
     p(z | c) = \frac{1}{K} \sum_{k=1}^K q(z | u_k, c)
 
-The prior that maximises the evidence lower bound is the aggregate posterior, the mixture of the posteriors of all data; it
-would overfit and cost a sum over all data. This one is a mixture of the posteriors of a few *pseudo-inputs* :math:`u_k`,
-which are learned. (Tomczak and Welling, VAE with a VampPrior, 2017, arXiv:1705.07120.)
+The prior that maximises the evidence lower bound is the aggregate posterior, the mixture of the posteriors of all data;
+it would overfit and cost a sum over all data. This one is a mixture of the posteriors of a few *pseudo-inputs*
+:math:`u_k`, which are learned. (Tomczak and Welling, VAE with a VampPrior, 2017, arXiv:1705.07120.)
 """
 
 import math
@@ -23,10 +23,10 @@ from .latent import join, promise
 class VampPrior(TractableModel):
     r"""A mixture of an autoencoder's posterior at K learned pseudo-inputs, with an exact density.
 
-    It shares the posterior's module with the autoencoder, whose divergence then moves it in both roles; copies, files and
-    optimizers know it once. The density of one z takes K evaluations of the posterior's density, and every call K passes
-    through its network. An :class:`~pyro_dgm.models.IAF` as posterior would need L steps for each, and a flow without an
-    inverse is refused.
+    It shares the posterior's module with the autoencoder, whose divergence then moves it in both roles; copies, files
+    and optimizers know it once. The density of one z takes K evaluations of the posterior's density, and every call K
+    passes through its network. An :class:`~pyro_dgm.models.IAF` as posterior would need L steps for each, and a flow
+    without an inverse is refused.
 
     Args:
         posterior: The module that the autoencoder has as ``posterior``: called with [u, c], shape (*, data + context),
@@ -67,8 +67,8 @@ class VampPrior(TractableModel):
         q = self.posterior(join(self.pseudo_inputs, 1, None if context is None else context.unsqueeze(-2)))
         if density_of(q) != "exact":
             raise ValueError(
-                f"posterior: expected one with an exact density, got {type(q).__name__} ({density_of(q)}); a flow needs "
-                "an inverse to be part of a prior"
+                f"posterior: expected one with an exact density, got {type(q).__name__} ({density_of(q)}); a flow "
+                "needs an inverse to be part of a prior"
             )
         return BatchMixture(q, self.logits)
 

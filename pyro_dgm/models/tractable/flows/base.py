@@ -75,7 +75,9 @@ class FlowModel(TractableModel):
                 raise ValueError(f"transforms: {one_way(t)}, or say invertible=False if this flow is a guide")
         self.base = base or StandardNormal(latent)
         if self.base.context not in (0, context):
-            raise ValueError(f"base: expected a model without context or with context={context}, got {self.base.context}")
+            raise ValueError(
+                f"base: expected a model without context or with context={context}, got {self.base.context}"
+            )
 
     def _base(self, context: Tensor | None) -> TorchDistribution:
         return self.base._distribution(context if self.base.context else None)

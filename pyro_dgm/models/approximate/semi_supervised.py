@@ -4,7 +4,8 @@ r"""The semi-supervised variational autoencoder: a class as a second latent, obs
     y \sim p(y), \qquad z \sim p(z), \qquad x \sim p(x | y, z), \qquad
     q(y, z | x) = q(y | x)\, q(z | x, y)
 
-    \log p(x) \ge \log \sum_y p(y)\, e^{B_y(x)} \ge \sum_y q(y | x) \bigl(\log p(y) + B_y(x)\bigr) + H\bigl(q(y | x)\bigr)
+    \log p(x) \ge \log \sum_y p(y)\, e^{B_y(x)}
+        \ge \sum_y q(y | x) \bigl(\log p(y) + B_y(x)\bigr) + H\bigl(q(y | x)\bigr)
 
 with the bound :math:`B_y(x) \le \log p(x | y)` of a conditional autoencoder. So the model is a mixture, over classes,
 of one conditional autoencoder. The density sums over classes and needs no :math:`q(y | x)`; training by the right side

@@ -30,9 +30,8 @@ prior                   as an argument
 standard normal         ``StandardNormal(L)``
 mixture                 ``GaussianMixture(L, K)``, clusters that are learned
 of pseudo-inputs        ``VampPrior(posterior, D, K)``, which shares the posterior with the autoencoder
-flow                    ``RealNVP(L)``, ``NSF(L)`` or ``MAF(L)``, which has to score what the posterior draws; ``IAF``
-would
-                        take L steps for that (Chen et al., 2016, arXiv:1611.02731)
+flow                    ``RealNVP(L)``, ``NSF(L)`` or ``MAF(L)``, which has to score what the posterior draws;
+                        ``IAF`` would take L steps for that (Chen et al., 2016, arXiv:1611.02731)
 conditional             any of these with ``context``; it must be all of the model's context
 ======================= ===========================================================================================
 """
@@ -110,7 +109,7 @@ class VariationalAutoencoder(LatentVariableModel):
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Fits what is in the units of the data: a prior's pseudo-inputs, the standardisation of a flow as likelihood."""
+        """Fits what is in the units of the data: a prior's pseudo-inputs, a likelihood's standardisation."""
         if isinstance(self.prior, VampPrior):
             self.prior.initialize(x, context)
         if isinstance(self.likelihood, GenerativeModel):

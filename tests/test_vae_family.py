@@ -48,7 +48,7 @@ def linear_vae(weight=((1.0, 0.0), (0.8, 0.6)), scale=0.5, cls=m.VAE, **settings
 
 
 def test_decomposition_of_gaussian_codes_is_the_closed_form():
-    """Of 2000 data each part has a standard error of about 0.02 and a bias of a hundredth; fails below 1 in 1000."""
+    """Over 12 seeds the parts erred by 0.022, 0.013 and 0.006 (deviations), the bias below 0.006: fails below 1e-5."""
     torch.manual_seed(0)
     model, x = linear_vae(), torch.randn(2000, 2)
     with torch.no_grad():
@@ -60,7 +60,7 @@ def test_decomposition_of_gaussian_codes_is_the_closed_form():
     correlation = 0.5 * (variances.log().sum() - torch.logdet(cov))
     dimension_wise = 0.5 * (variances - 1 - variances.log()).sum()
     for got, expected in zip(parts, (information, correlation, dimension_wise), strict=True):
-        assert abs(float(got) - float(expected)) < 0.08
+        assert abs(float(got) - float(expected)) < 0.1
     assert correlation > 0.2
 
 
@@ -140,7 +140,7 @@ class Quadratic(nn.Module):
 
 
 def test_the_critic_of_gaussian_codes_learns_their_total_correlation():
-    """The true one is 0.35; over 20 seeds the estimate of 4000 codes was within 0.04 of it."""
+    """The true one is 0.26; over 8 other seeds the estimate was within 0.03 of it."""
     torch.manual_seed(0)
     model, critic = linear_vae(), Quadratic()
     objective = o.AdversarialTotalCorrelation(critic)
@@ -236,7 +236,7 @@ def test_discrepancy_brings_codes_to_the_prior():
         q.network.network.layers[-1].bias.copy_(torch.tensor([3.0, 3.0, -1.5, -1.5]))
     wae = m.InfoVAE(m.StandardNormal(2), Linear(((0.0, 0.0),) * 2, 1.0), q, alpha=1.0)
     x = torch.randn(256, 2)
-    fit(wae, x, max_epochs=60, batch_size=64, progress=False, seed=0, optimizer=lambda p: torch.optim.Adam(p, 1e-2))
+    fit(wae, x, max_epochs=30, batch_size=64, progress=False, seed=0, optimizer=lambda p: torch.optim.Adam(p, 2e-2))
     z = draw(wae, x).z
     assert z.mean(0).abs().max() < 0.4 and (z.std(0) - 1).abs().max() < 0.4
 

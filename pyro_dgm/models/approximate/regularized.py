@@ -97,6 +97,7 @@ class BetaTCVAE(VariationalAutoencoder):
             ``None``.
 
     Example:
+        >>> import torch
         >>> from pyro_dgm.models import DiagonalNormal, StandardNormal
         >>> vae = BetaTCVAE(StandardNormal(2), DiagonalNormal(5, 2), DiagonalNormal(2, 5), data_size=10_000)
         >>> vae.objective()(vae)(torch.zeros(8, 5)).shape
@@ -198,6 +199,7 @@ class InfoVAE(VariationalAutoencoder):
         ValueError: If alpha exceeds 1, which would reward divergence without bound.
 
     Example:
+        >>> import torch
         >>> from pyro_dgm.models import DiagonalNormal, StandardNormal
         >>> wae = InfoVAE(StandardNormal(2), DiagonalNormal(5, 2), DiagonalNormal(2, 5), alpha=1.0)
         >>> wae.objective()(wae)(torch.zeros(8, 5)).shape

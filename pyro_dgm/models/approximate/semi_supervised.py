@@ -36,8 +36,9 @@ class SemiSupervisedVAE(ApproximateModel):
     r"""A variational autoencoder of data of which some have a label.
 
     Labels are its context, one column of class numbers 0..K-1, with -1 (or NaN) where there is none:
-    ``fit(model, x, labels)`` takes both kinds in one batch. Likewise ``model(labels)`` is p(x | y) where the label is
-    known and p(x) where it is not, and ``model()`` is p(x); all are lower bounds, tight in y.
+    ``fit(model, x, labels.float())`` takes both kinds in one batch (-1 there: ``fit`` refuses NaN). Likewise
+    ``model(labels)`` is p(x | y) where the label is known and p(x) where it is not, and ``model()`` is p(x); all are
+    lower bounds, tight in y.
 
     Its Pyro program has the sites ``"y_observed"``, ``"y_unobserved"``, ``"z"`` and ``"x"``. To sum over classes, say
     so: ``SVI(model.model, config_enumerate(model.guide), optimizer, TraceEnum_ELBO(max_plate_nesting=1))``; other

@@ -42,8 +42,7 @@ class SemiSupervisedVAE(ApproximateModel):
 
     Its Pyro program has the sites ``"y_observed"``, ``"y_unobserved"``, ``"z"`` and ``"x"``. To sum over classes, say
     so: ``SVI(model.model, config_enumerate(model.guide), optimizer, TraceEnum_ELBO(max_plate_nesting=1))``; other
-        estimators
-    sample them. (Either leaves out the classifier's cross-entropy, which is no part of the bound.)
+    estimators sample them. (Either leaves out the classifier's cross-entropy, which is no part of the bound.)
 
     Args:
         vae: The conditional autoencoder p(x | y), whose context is the class as K numbers, one of them 1, others 0:

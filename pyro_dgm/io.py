@@ -55,7 +55,7 @@ def save(model: GenerativeModel, path: str | os.PathLike) -> None:
         ...     flow = pyro_dgm.load(f"{folder}/flow.pt")
     """
     try:
-        description = json.dumps(_encode(model, type(model).__name__))
+        description = json.dumps(_encode(model, type(model).__name__, {}))
         _compare(model, _build(description))
     except _NotStorable as error:
         raise ValueError(
@@ -107,7 +107,7 @@ def load(
 def _build(description: str) -> Any:
     """Constructs what the JSON describes, without memory for its parameters and without random numbers."""
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        return _decode(json.loads(description))
+        return _decode(json.loads(description), [])
 
 
 def _compare(model: nn.Module, rebuilt: nn.Module) -> None:
@@ -161,8 +161,11 @@ def _public() -> dict[str, type]:
     }
 
 
-def _encode(value: Any, where: str) -> Any:
-    """Returns JSON for a constructor's argument; ``where`` names it in errors."""
+def _encode(value: Any, where: str, known: dict[int, int]) -> Any:
+    """Returns JSON for a constructor's argument; ``where`` names it in errors.
+
+    A part that two others share is described once, and then by its number among the parts in the order of their making.
+    """
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, np.ndarray | np.generic) or (
@@ -170,11 +173,14 @@ def _encode(value: Any, where: str) -> Any:
     ):
         return value.tolist()
     if isinstance(value, list | tuple | range):
-        return [_encode(v, f"{where}[{i}]") for i, v in enumerate(value)]
-    known = next((name for name, c in _public().items() if c is type(value)), None)
-    if known is not None:
-        arguments = {k: _encode(_current(value, k, v), f"{where}.{k}") for k, v in value.config.items()}
-        return {"class": known, "arguments": arguments}
+        return [_encode(v, f"{where}[{i}]", known) for i, v in enumerate(value)]
+    if id(value) in known:
+        return {"part": known[id(value)]}
+    name = next((name for name, c in _public().items() if c is type(value)), None)
+    if name is not None:
+        arguments = {k: _encode(_current(value, k, v), f"{where}.{k}", known) for k, v in value.config.items()}
+        known[id(value)] = len(known)
+        return {"class": name, "arguments": arguments}
     if isinstance(value, type) and value.__module__ == "torch.nn.modules.activation":
         return {"activation": value.__name__}
     if isinstance(value, constraints.Constraint):
@@ -202,16 +208,22 @@ def _encode_constraint(value: constraints.Constraint, where: str) -> dict[str, A
     raise _NotStorable(f"{where} is the constraint {value}; those that can be stored are {', '.join(_CONSTRAINTS)}")
 
 
-def _decode(value: Any) -> Any:
+def _decode(value: Any, made: list[Any]) -> Any:
+    """Returns what JSON describes; ``made`` collects the parts in the order of their making."""
     if isinstance(value, list):
-        return [_decode(v) for v in value]
+        return [_decode(v, made) for v in value]
     if not isinstance(value, dict):
         return value
     if "class" in value:
         public = _public()
         if value["class"] not in public:
             raise ValueError(f"expected one of the classes of pyro_dgm, got {value['class']!r}")
-        return public[value["class"]](**{k: _decode(v) for k, v in value["arguments"].items()})
+        made.append(public[value["class"]](**{k: _decode(v, made) for k, v in value["arguments"].items()}))
+        return made[-1]
+    if "part" in value:
+        if value["part"] not in range(len(made)):
+            raise ValueError(f"expected the number of a part, below {len(made)}, got {value['part']!r}")
+        return made[value["part"]]
     if "activation" in value:
         activation = getattr(nn.modules.activation, value["activation"], None)
         if not (isinstance(activation, type) and issubclass(activation, nn.Module)):

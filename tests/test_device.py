@@ -37,7 +37,7 @@ def exercise(model, x, c, density):
     if loss.requires_grad:
         loss.backward()
     model.load_state_dict(before)  # a loss in training mode moves codebooks
-    return [o.detach() for o in out] + [loss.detach()] + [p.grad for p in model.parameters()]
+    return [o.detach() for o in out] + [loss.detach()] + [p.grad for p in model.parameters() if p.grad is not None]
 
 
 @each(MODELS)

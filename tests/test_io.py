@@ -16,10 +16,10 @@ import pyro_dgm
 from pyro_dgm import models as m
 from pyro_dgm import transforms as t
 
-from .zoo import MODELS, C
+from .zoo import MODELS
 
 ROOT = Path(__file__).parent.parent
-STORABLE = [(n, c) for n, row in MODELS.items() if row.storable for c in ([0, C] if row.conditional else [0])]
+STORABLE = [(n, c) for n, row in MODELS.items() if row.storable for c in row.contexts]
 
 
 def measure(model, x, c):

@@ -6,6 +6,7 @@ since at initialisation most transforms are the identity, which passes nearly ev
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import pyro.distributions.transforms as T
 import torch
@@ -31,15 +32,21 @@ def perturb(module: nn.Module, scale: float = 0.2) -> nn.Module:
 
 @dataclass(frozen=True)
 class ModelRow:
-    """A model: ``make(context)`` builds it; ``conditional`` says whether it can take a context."""
+    """A model: ``make(context)`` builds it; ``conditional`` says whether it can take a context, or even must."""
 
     make: Callable[[int], nn.Module]
     density: str = "exact"
-    conditional: bool = True
+    conditional: bool | Literal["always"] = True
     discrete: bool = False
     storable: bool = True
     reconstructs: bool = False  # an implicit model that is trained by Reconstruction, not by a game
+    idle: str = "none"  # parameters under this name have no part in the log-density
     atol: float = 1e-5  # of a log-density in float32, where it depends on what it is batched with
+
+    @property
+    def contexts(self) -> list[int]:
+        """The widths of context to test with."""
+        return {True: [0, C], False: [0], "always": [C]}[self.conditional]
 
     def build(self, context: int = 0) -> nn.Module:
         torch.manual_seed(1)
@@ -54,13 +61,26 @@ class ModelRow:
         return torch.distributions.transform_to(base)(x)
 
 
-def _vae(context: int, prior: nn.Module | None = None, posterior: nn.Module | None = None, **settings) -> m.VAE:
-    return m.VAE(
+def _vae(
+    context: int, prior: nn.Module | None = None, posterior: nn.Module | None = None, cls: type = m.VAE, **settings
+) -> nn.Module:
+    return cls(
         prior or m.StandardNormal(2),
         m.DiagonalNormal(D, context=2 + context, hidden_features=(8,)),
         posterior or m.DiagonalNormal(2, context=D + context, hidden_features=(8,)),
         context,
         **settings,
+    )
+
+
+def _vamp_vae(context: int) -> nn.Module:
+    q = m.DiagonalNormal(2, D + context, (8,))
+    return _vae(context, m.VampPrior(q, D, 3, context), q)
+
+
+def _conditional_vae(context: int) -> nn.Module:
+    return m.ConditionalVAE(
+        m.StandardNormal(2), m.DiagonalNormal(D, 2 + context, (8,)), m.DiagonalNormal(2, D + context, (8,)), context
     )
 
 
@@ -177,6 +197,27 @@ MODELS: dict[str, ModelRow] = {
         "lower_bound",
         discrete=True,
     ),
+    "VAE-vamp": ModelRow(_vamp_vae, "lower_bound"),
+    "VAE-mixture": ModelRow(lambda c: _vae(c, m.GaussianMixture(2, 3)), "lower_bound"),
+    "VAE-planar": ModelRow(
+        lambda c: _vae(
+            c, None, m.NormalizingFlow(2, [t.Planar(2, D + c)], D + c, base=m.DiagonalNormal(2, D + c, (8,)))
+        ),
+        "lower_bound",
+    ),
+    "BetaVAE": ModelRow(lambda c: _vae(c, cls=m.BetaVAE, beta=3.0), "lower_bound"),
+    "BetaTCVAE": ModelRow(lambda c: _vae(c, cls=m.BetaTCVAE, data_size=50), "lower_bound"),
+    "FactorVAE": ModelRow(lambda c: _vae(c, cls=m.FactorVAE, hidden_features=(8,)), "lower_bound", idle="critic"),
+    "InfoVAE": ModelRow(lambda c: _vae(c, cls=m.InfoVAE), "lower_bound"),
+    "ConditionalVAE": ModelRow(_conditional_vae, "lower_bound", conditional="always"),
+    "SemiSupervisedVAE": ModelRow(
+        lambda c: m.SemiSupervisedVAE(_conditional_vae(3), hidden_features=(8,)),
+        "lower_bound",
+        conditional=False,
+        idle="classifier",
+    ),
+    "VampPrior": ModelRow(lambda c: m.VampPrior(m.DiagonalNormal(D, D + c, (8,)), D, 3, c)),
+    "GaussianMixture": ModelRow(lambda c: m.GaussianMixture((1, D), 3, c, (8,))),
     "Dequantized": ModelRow(
         lambda c: m.Dequantized(m.RealNVP(D, c, support=constraints.unit_interval, **SMALL), 2),
         "lower_bound",

@@ -12,7 +12,7 @@ from .embedded import Embedded
 from .flow import Flow, Proposal
 from .hierarchy import Hierarchy
 from .marginal import Marginal
-from .mixture import Mixture
+from .mixture import BatchMixture, Mixture
 from .promise import Density, density_of
 from .pushforward import Pushforward
 from .quantization import Dequantization, Quantized
@@ -21,6 +21,7 @@ from .unit_normal import UnitNormal
 
 __all__ = [
     "Autoregressive",
+    "BatchMixture",
     "Density",
     "Dequantization",
     "Embedded",

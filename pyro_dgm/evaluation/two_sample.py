@@ -27,6 +27,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..objectives.discrepancy import RBF
+
 _BLOCK_ENTRIES = 2**22  # kernel values held at once: 32 MiB in float64
 _MAX_WIDTH = 256  # widest classifier, reached at 26 dimensions
 _MEDIAN_POINTS = 1000  # points used for the median heuristic
@@ -207,8 +209,7 @@ def _mmd_of_labels(pool: Tensor, labels: Tensor, h: float) -> Tensor:
     xx, x_all, total = 0.0, 0.0, 0.0
     rows = max(1, _BLOCK_ENTRIES // len(pool))
     for points, marks in zip(pool.split(rows), labels.split(rows), strict=True):
-        kernel = torch.cdist(points, pool).square().mul_(-0.5 / h**2).exp_()
-        sums = kernel @ columns
+        sums = RBF(h)(points, pool) @ columns
         xx = xx + (marks * sums[:, :-1]).sum(0)
         x_all = x_all + marks.T @ sums[:, -1]
         total = total + sums[:, -1].sum()

@@ -3,11 +3,26 @@
 Every model is a module that, called with a context, returns a Pyro distribution; ``base`` says what they share.
 """
 
-from .approximate import VAE, VQVAE, Autoencoder, DeepMarkovModel, Dequantized, HierarchicalVAE, LadderVAE
+from .approximate import (
+    VAE,
+    VQVAE,
+    Autoencoder,
+    BetaTCVAE,
+    BetaVAE,
+    ConditionalVAE,
+    DeepMarkovModel,
+    Dequantized,
+    FactorVAE,
+    HierarchicalVAE,
+    InfoVAE,
+    LadderVAE,
+    SemiSupervisedVAE,
+    VampPrior,
+)
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
 from .implicit import GAN
 from .mixture import Mixture
-from .parametric import DiagonalNormal, IndependentBernoulli, StandardNormal
+from .parametric import DiagonalNormal, GaussianMixture, IndependentBernoulli, StandardNormal
 from .tractable.autoregressive import (
     FVBN,
     MADE,
@@ -59,19 +74,25 @@ __all__ = [
     "ApproximateModel",
     "Autoencoder",
     "Autoregressive",
+    "BetaTCVAE",
+    "BetaVAE",
     "CausalTransformer",
+    "ConditionalVAE",
     "ConvNADE",
     "DeepMarkovModel",
     "Dequantized",
     "DiagonalNormal",
     "EoNADE",
+    "FactorVAE",
     "GatedPixelCNN",
+    "GaussianMixture",
     "GaussianizationFlow",
     "GenerativeModel",
     "Glow",
     "HierarchicalVAE",
     "ImplicitModel",
     "IndependentBernoulli",
+    "InfoVAE",
     "LadderVAE",
     "Mixture",
     "MultiscaleRealNVP",
@@ -80,6 +101,8 @@ __all__ = [
     "PixelCNNPlusPlus",
     "PixelRNN",
     "RealNVP",
+    "SemiSupervisedVAE",
     "StandardNormal",
     "TractableModel",
+    "VampPrior",
 ]

@@ -56,7 +56,10 @@ class GenerativeModel(Configured, PyroModule):
 
     Attributes:
         config: The constructor's arguments, from which :func:`pyro_dgm.load` builds the model again.
+        context_optional: Whether the context, though the model knows one, may be left out.
     """
+
+    context_optional: bool = False
 
     def __init__(
         self,
@@ -90,7 +93,7 @@ class GenerativeModel(Configured, PyroModule):
 
     def _check_context(self, context: Tensor | None) -> None:
         name = type(self).__name__
-        if context is None and self.context:
+        if context is None and self.context and not self.context_optional:
             raise ValueError(
                 f"context: {name} was built with context={self.context}, got None; pass a tensor (..., {self.context})"
             )

@@ -20,6 +20,9 @@ from .base import TractableModel
 class Mixture(TractableModel):
     """A mixture of models with exact densities, whose weights are learned.
 
+    Components that start alike, as free :class:`~pyro_dgm.models.DiagonalNormal` do, stay alike when they are fitted
+    together; a mixture of those is :class:`~pyro_dgm.models.GaussianMixture`, which is also much the faster.
+
     Args:
         components: The models, at least two, of one event shape, context and support; trained already, or not.
 

@@ -15,7 +15,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from ..distributions import UnitNormal
+from ..distributions import BatchMixture, UnitNormal
 from ..distributions.heads.continuous import positive
 from ..nn import Parameters, leave_autocast
 from .base import TractableModel
@@ -118,3 +118,58 @@ class IndependentBernoulli(TractableModel):
         logits = leave_autocast(self.network(context))
         logits = logits.reshape(logits.shape[:-1] + self.event_shape)
         return dist.Bernoulli(logits=logits).to_event(len(self.event_shape))
+
+
+class GaussianMixture(TractableModel):
+    r"""A mixture of normal distributions with independent features, free or read off the context by an MLP.
+
+    .. math::
+        p(x | c) = \sum_{k=1}^K w_k(c)\, \mathrm{Normal}\bigl(x; \mu_k(c), \operatorname{diag} \sigma_k^2(c)\bigr)
+
+    As a prior its components become the clusters of a latent space; with a context it is a mixture density network
+    (Bishop, 1994). Free means start as standard normal draws and free deviations at 1, in the units of the data. For
+    components that are no such normals there is :class:`~pyro_dgm.models.Mixture`.
+
+    Args:
+        event_shape: Shape of one x, or a number of features.
+        components: Number K of components.
+        context: Width of the context, 0 for free parameters.
+        hidden_features: Hidden widths of the MLP.
+        activation: Class of its activation.
+        min_scale: The least deviation, without which a component could collapse onto one datum.
+
+    Raises:
+        ValueError: If there is no component.
+
+    Example:
+        >>> p = GaussianMixture(2, components=5)()
+        >>> p.component_log_probs(p.sample((3,))).softmax(-1).shape
+        torch.Size([3, 5])
+    """
+
+    def __init__(
+        self,
+        event_shape: int | Sequence[int],
+        components: int,
+        context: int = 0,
+        hidden_features: Sequence[int] = (64, 64),
+        activation: type[nn.Module] = nn.ReLU,
+        *,
+        min_scale: float = 1e-3,
+    ) -> None:
+        if components < 1:
+            raise ValueError(f"components: expected at least 1, got {components}")
+        super().__init__(event_shape, context)
+        self.components, self.min_scale = components, min_scale
+        size = self.event_shape.numel()
+        self.parts = Parameters(components * (2 * size + 1), context, hidden_features, activation, zero=False)
+        if not context:
+            with torch.no_grad():
+                self.parts.value.view(components, -1)[:, :size].normal_()
+
+    def _distribution(self, context: Tensor | None) -> BatchMixture:
+        size = self.event_shape.numel()
+        theta = leave_autocast(self.parts(context)).unflatten(-1, (self.components, 2 * size + 1))
+        loc, raw, logits = theta.split([size, size, 1], -1)
+        loc, scale = (t.unflatten(-1, self.event_shape) for t in (loc, positive(raw, self.min_scale)))
+        return BatchMixture(dist.Normal(loc, scale).to_event(len(self.event_shape)), logits.squeeze(-1))

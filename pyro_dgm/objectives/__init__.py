@@ -7,24 +7,33 @@ loss and one optimizer suffice.
 
 from .adversarial import Adversarial, AdversarialLoss, LeastSquares, NonSaturating, Wasserstein
 from .base import Objective, Player
+from .discrepancy import RBF, InverseMultiquadratic, MaximumMeanDiscrepancy
 from .elbo import ELBO, LinearWarmup
 from .estimators import differentiable_loss
 from .likelihood import NegativeLogLikelihood
 from .order_agnostic import OrderAgnostic
 from .reconstruction import Reconstruction
+from .semi_supervised import SemiSupervised
+from .total_correlation import AdversarialTotalCorrelation, TotalCorrelation
 
 __all__ = [
     "ELBO",
+    "RBF",
     "Adversarial",
     "AdversarialLoss",
+    "AdversarialTotalCorrelation",
+    "InverseMultiquadratic",
     "LeastSquares",
     "LinearWarmup",
+    "MaximumMeanDiscrepancy",
     "NegativeLogLikelihood",
     "NonSaturating",
     "Objective",
     "OrderAgnostic",
     "Player",
     "Reconstruction",
+    "SemiSupervised",
+    "TotalCorrelation",
     "Wasserstein",
     "differentiable_loss",
 ]

@@ -50,7 +50,7 @@ def check(batch: Batch, model: nn.Module, name: str = "x") -> None:
     x, *context = batch
     _check_event(x, model, name)
     label = "context" if name == "x" else f"{name}'s context"
-    if bool(context) != bool(model.context):
+    if bool(context) != bool(model.context) and (context or not model.context_optional):
         raise ValueError(
             f"{label}: the model was built with context={model.context}, got {'one' if context else 'none'}"
         )

@@ -1,10 +1,29 @@
 """Models whose density is a bound or an estimate: latent variable models."""
 
 from .autoencoder import Autoencoder
+from .conditional_vae import ConditionalVAE
 from .deep_markov import DeepMarkovModel
 from .dequantized import Dequantized
 from .hierarchical import HierarchicalVAE, LadderVAE
+from .regularized import BetaTCVAE, BetaVAE, FactorVAE, InfoVAE
+from .semi_supervised import SemiSupervisedVAE
 from .vae import VAE
+from .vamp_prior import VampPrior
 from .vqvae import VQVAE
 
-__all__ = ["VAE", "VQVAE", "Autoencoder", "DeepMarkovModel", "Dequantized", "HierarchicalVAE", "LadderVAE"]
+__all__ = [
+    "VAE",
+    "VQVAE",
+    "Autoencoder",
+    "BetaTCVAE",
+    "BetaVAE",
+    "ConditionalVAE",
+    "DeepMarkovModel",
+    "Dequantized",
+    "FactorVAE",
+    "HierarchicalVAE",
+    "InfoVAE",
+    "LadderVAE",
+    "SemiSupervisedVAE",
+    "VampPrior",
+]

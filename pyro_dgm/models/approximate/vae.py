@@ -9,6 +9,31 @@ Each part is a module that, called, returns a distribution: a parametric family,
 likelihood's context is [z, c], the posterior's [x, c], vectors with events flattened. (Kingma and Welling,
 Auto-Encoding Variational Bayes, 2013, arXiv:1312.6114; Rezende, Mohamed and Wierstra, Stochastic
 Backpropagation, 2014, arXiv:1401.4082.)
+
+Priors and posteriors of the literature, for L latent features and D data features:
+
+======================= ===========================================================================================
+posterior               as an argument
+======================= ===========================================================================================
+diagonal normal         ``DiagonalNormal(L, context=D)``
+inverse autoregressive  ``IAF(L, context=D)``, where it draws and scores in one pass (Kingma et al., 2016,
+                        arXiv:1606.04934)
+planar, Sylvester       ``NormalizingFlow(L, [Planar(L, D) for _ in range(10)], D, base=DiagonalNormal(L, D))``: a
+                        diagonal normal moved by transforms whose parameters come from x, too (Rezende and Mohamed,
+                        2015, arXiv:1505.05770; van den Berg et al., 2018, arXiv:1803.05649)
+spline                  ``NSF(L, context=D)``
+======================= ===========================================================================================
+
+======================= ===========================================================================================
+prior                   as an argument
+======================= ===========================================================================================
+standard normal         ``StandardNormal(L)``
+mixture                 ``GaussianMixture(L, K)``, clusters that are learned
+of pseudo-inputs        ``VampPrior(posterior, D, K)``, which shares the posterior with the autoencoder
+flow                    ``RealNVP(L)``, ``NSF(L)`` or ``MAF(L)``, which has to score what the posterior draws;
+                        ``IAF`` would take L steps for that (Chen et al., 2016, arXiv:1611.02731)
+conditional             any of these with ``context``; it must be all of the model's context
+======================= ===========================================================================================
 """
 
 import torch
@@ -18,14 +43,11 @@ from torch import Tensor, nn
 from ...distributions.hierarchy import center
 from ..base import GenerativeModel
 from .latent import LatentVariableModel, join, promise
+from .vamp_prior import VampPrior
 
 
-class VAE(LatentVariableModel):
-    r"""A variational autoencoder.
-
-    Its density is a lower bound: ``vae().log_prob(x)`` is the importance-weighted bound with ``num_particles`` draws
-    of z, the ELBO for one. A flow as prior or posterior (:class:`~pyro_dgm.models.IAF` is the fast
-    one there) is an argument like any other.
+class VariationalAutoencoder(LatentVariableModel):
+    """What variational autoencoders share: three parts that fit together; subclasses say by which objective they learn.
 
     Args:
         prior: Called without argument, or with c if it has a ``context``, returns p(z | c).
@@ -36,12 +58,6 @@ class VAE(LatentVariableModel):
 
     Attributes:
         latent_shape: Shape of one z.
-
-    Example:
-        >>> from pyro_dgm.models import DiagonalNormal, StandardNormal
-        >>> vae = VAE(StandardNormal(2), DiagonalNormal(5, context=2), DiagonalNormal(2, context=5))
-        >>> vae().sample((3,)).shape, vae.encode(torch.zeros(3, 5)).shape
-        (torch.Size([3, 5]), torch.Size([3, 2]))
     """
 
     def __init__(
@@ -91,7 +107,33 @@ class VAE(LatentVariableModel):
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Fits the standardisation of a flow as likelihood, which works in the units of the data."""
+        """Fits what is in the units of the data: a prior's pseudo-inputs, a likelihood's standardisation."""
+        if isinstance(self.prior, VampPrior):
+            self.prior.initialize(x, context)
         if isinstance(self.likelihood, GenerativeModel):
             z = self.encode(x, context)
             self.likelihood.initialize(x, join(z, len(self.latent_shape), context))
+
+
+class VAE(VariationalAutoencoder):
+    r"""A variational autoencoder, trained by the evidence lower bound.
+
+    Its density is a lower bound: ``vae().log_prob(x)`` is the importance-weighted bound with ``num_particles`` draws
+    of z, the ELBO for one. A flow as prior or posterior is an argument like any other; the module's table says which.
+
+    Args:
+        prior: Called without argument, or with c if it has a ``context``, returns p(z | c).
+        likelihood: Called with [z, c], shape (*, latent + context), returns p(x | z, c).
+        posterior: Called with [x, c], shape (*, data + context), returns q(z | x, c).
+        context: Width of the context c, 0 for none.
+        num_particles: Draws of z per datum in ``log_prob``.
+
+    Attributes:
+        latent_shape: Shape of one z.
+
+    Example:
+        >>> from pyro_dgm.models import DiagonalNormal, StandardNormal
+        >>> vae = VAE(StandardNormal(2), DiagonalNormal(5, context=2), DiagonalNormal(2, context=5))
+        >>> vae().sample((3,)).shape, vae.encode(torch.zeros(3, 5)).shape
+        (torch.Size([3, 5]), torch.Size([3, 2]))
+    """

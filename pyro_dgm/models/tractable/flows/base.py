@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from functools import partial
 
 import torch
+from pyro.distributions import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import AffineTransform, constraints
 
@@ -37,7 +38,8 @@ class FlowModel(TractableModel):
         layers: Maps the number of unconstrained features D to the learned transforms, latent to data.
         support: Where the data live, or the transform from the reals that leads there, such as ``Logit(0.05)``.
         standardize: Whether data, which are vectors then, are standardised by the moments that ``initialize`` finds.
-        base: The model of z, a vector of as many features, without a context; :class:`StandardNormal` when ``None``.
+        base: The model of z, a vector of as many features, without a context or with the flow's;
+            :class:`StandardNormal` when ``None``.
         invertible: Whether every layer must have an inverse, as it takes to score data.
     """
 
@@ -72,9 +74,16 @@ class FlowModel(TractableModel):
             if invertible and not t.invertible:
                 raise ValueError(f"transforms: {one_way(t)}, or say invertible=False if this flow is a guide")
         self.base = base or StandardNormal(latent)
+        if self.base.context not in (0, context):
+            raise ValueError(
+                f"base: expected a model without context or with context={context}, got {self.base.context}"
+            )
+
+    def _base(self, context: Tensor | None) -> TorchDistribution:
+        return self.base._distribution(context if self.base.context else None)
 
     def _distribution(self, context: Tensor | None) -> Flow | Proposal:
-        base = self.base._distribution(None)
+        base = self._base(context)
         weights = self._random_weights()
         transform = _Realized(self.transform, partial(self._with_weights, weights)) if weights else self.transform
         flow = Flow(base, transform, context)
@@ -99,7 +108,7 @@ class FlowModel(TractableModel):
             raise ValueError(f"temperature: expected a flow with a latent of reals to scale, got {self.base.support}")
         p = self(context)
         scaling = AffineTransform(0.0, float(temperature), event_dim=1)
-        return Flow(self.base._distribution(None), [scaling, p.transforms[0]], None).expand(p.batch_shape)
+        return Flow(self._base(context), [scaling, p.transforms[0]], None).expand(p.batch_shape)
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the latent z of data x, with shape (*, D): distributed as the base if the flow fits."""
@@ -168,7 +177,7 @@ class _Realized(Transform):
 
 
 class NormalizingFlow(FlowModel):
-    """A flow of your own layers.
+    r"""A flow of your own layers.
 
     Args:
         features: Number of features of the data.
@@ -176,7 +185,9 @@ class NormalizingFlow(FlowModel):
         context: Width of the context, 0 for none.
         support: Where the data live.
         standardize: Whether data are standardised by the moments of the training data.
-        base: The model of the latent, with as many features; :class:`StandardNormal` when ``None``.
+        base: The model of the latent, with as many features; :class:`StandardNormal` when ``None``. One that reads the
+            flow's context, ``DiagonalNormal(features, context)``, makes the posteriors of variational autoencoders,
+            :math:`z_0 \sim N(\mu(x), \operatorname{diag} \sigma^2(x))` and then the transforms.
         invertible: Whether every layer must have an inverse, as it takes to score data. ``False`` makes a guide, whose
             layers need none (Pyro's planar transform, say): it samples, and scores what it sampled.
 

@@ -8,6 +8,8 @@ raises an error that names what to use instead). Evaluation and tasks ask for th
 
 from . import heads
 from .autoregressive import Autoregressive
+from .continuous_bernoulli import ContinuousBernoulli
+from .counts import NegativeBinomial, Poisson
 from .flow import Flow, Proposal
 from .marginal import Marginal
 from .mixture import Mixture
@@ -18,11 +20,14 @@ from .unit_normal import UnitNormal
 
 __all__ = [
     "Autoregressive",
+    "ContinuousBernoulli",
     "Density",
     "Dequantization",
     "Flow",
     "Marginal",
     "Mixture",
+    "NegativeBinomial",
+    "Poisson",
     "Proposal",
     "Pushforward",
     "Quantized",

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ..nn import Conditioner, NaiveWalk, leave_autocast, without_autocast
+from .grey import refusal
 from .heads import Head
 from .heads.base import filled
 from .promise import Density
@@ -118,6 +119,12 @@ class Autoregressive(dist.TorchDistribution):
     def parameters_of(self, value: Tensor) -> Tensor:
         """Returns the head's parameters of every number, with shape ``(*) + event_shape + (head.size,)``."""
         return leave_autocast(self.conditioner(fold(self.head.embed(value), self.event_dim), self.context))
+
+    def _validate_sample(self, value: Tensor) -> None:
+        try:
+            super()._validate_sample(value)
+        except ValueError as error:
+            raise refusal(error, self.support, value) from None
 
     # --- samples ---------------------------------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ from .approximate import VAE, Dequantized
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
 from .implicit import GAN
 from .mixture import Mixture
-from .parametric import DiagonalNormal, IndependentBernoulli, StandardNormal
+from .parametric import DiagonalNormal, Factorized, IndependentBernoulli, StandardNormal
 from .tractable.autoregressive import (
     FVBN,
     MADE,
@@ -62,6 +62,7 @@ __all__ = [
     "Dequantized",
     "DiagonalNormal",
     "EoNADE",
+    "Factorized",
     "GatedPixelCNN",
     "GaussianizationFlow",
     "GenerativeModel",

@@ -120,7 +120,7 @@ MODELS: dict[str, ModelRow] = {
     "DiagonalNormal-shared": ModelRow(lambda c: m.DiagonalNormal(D, c, (8,), shared_scale=True)),
     "IndependentBernoulli": ModelRow(lambda c: m.IndependentBernoulli((D,), c, (8,)), discrete=True),
     "Factorized": ModelRow(lambda c: m.Factorized((1, D), heads.ContinuousBernoulli(), c, (8,))),
-    "Factorized-known": ModelRow(lambda c: m.Factorized((), heads.Normal(scale=0.5), c, ())),
+    "Factorized-known": ModelRow(lambda c: m.Factorized(D, heads.Normal(scale=0.5), c, ())),
     "Factorized-mixture": ModelRow(lambda c: m.Factorized(D, heads.LogisticMixture(2), c, (8,))),
     "Factorized-Poisson": ModelRow(lambda c: m.Factorized((D, 1), heads.Poisson(), c, (8,)), discrete=True),
     "Factorized-counts": ModelRow(

@@ -29,7 +29,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ..nn import Conditioner, NaiveWalk, leave_autocast, without_autocast
-from .grey import refusal
+from .grey import Advising
 from .heads import Head
 from .heads.base import filled
 from .promise import Density
@@ -39,7 +39,7 @@ MAX_STATES = 2**14
 """The most states that are enumerated."""
 
 
-class Autoregressive(dist.TorchDistribution):
+class Autoregressive(Advising, dist.TorchDistribution):
     r"""The distribution of an event whose numbers come one after another.
 
     Args:
@@ -119,12 +119,6 @@ class Autoregressive(dist.TorchDistribution):
     def parameters_of(self, value: Tensor) -> Tensor:
         """Returns the head's parameters of every number, with shape ``(*) + event_shape + (head.size,)``."""
         return leave_autocast(self.conditioner(fold(self.head.embed(value), self.event_dim), self.context))
-
-    def _validate_sample(self, value: Tensor) -> None:
-        try:
-            super()._validate_sample(value)
-        except ValueError as error:
-            raise refusal(error, self.support, value) from None
 
     # --- samples ---------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import functional as F
 
+from ..nn import at_least_float32
 from .promise import Density
 
 MAX_LOG = 16.0
@@ -150,10 +151,10 @@ class NegativeBinomial(dist.TorchDistribution):
         """Draws counts, as floating numbers: a rate, then its Poisson count."""
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
-            m, s = limited(self.log_mean), limited(self.log_r)
+            m, s = (at_least_float32(limited(log)) for log in (self.log_mean, self.log_r))
             r = s.exp().clamp(min=torch.finfo(s.dtype).tiny)
             gamma = torch._standard_gamma(r.expand(shape).contiguous())
-            return torch.poisson((gamma.log() + (m - s)).exp())
+            return torch.poisson((gamma.log() + (m - s)).exp()).to(self.log_mean.dtype)
 
 
 def limited(log: Tensor) -> Tensor:

@@ -27,9 +27,15 @@ def advice(support: constraints.Constraint, value: Tensor) -> str:
     return ADVICE if torch.any(grey) and torch.all((value >= 0) & (value <= 1)) else ""
 
 
-def refusal(error: ValueError, support: constraints.Constraint, value: Tensor) -> ValueError:
-    """Returns torch's error about data outside of a support, or where they are grey one that says what to do."""
-    instead = advice(support, value)
-    if not instead:
-        return error
-    return ValueError(f"value: expected zeros and ones, got numbers from {value.min():g} to {value.max():g}{instead}")
+class Advising:
+    """Makes a distribution's refusal of grey levels, where it expects coins, say what to do; first among its bases."""
+
+    def _validate_sample(self, value: Tensor) -> None:
+        try:
+            super()._validate_sample(value)
+        except ValueError:
+            instead = advice(self.support, value)
+            if not instead:
+                raise
+            values = f"from {value.min():g} to {value.max():g}"
+            raise ValueError(f"value: expected zeros and ones, got numbers {values}{instead}") from None

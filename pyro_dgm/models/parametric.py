@@ -15,6 +15,7 @@ the first C are the first parameter.
 
 import math
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from pyro import distributions as dist
@@ -57,7 +58,7 @@ class _Independent(TractableModel):
         network: nn.Module | None,
         shared: Sequence[int] | None = None,
     ) -> None:
-        event_shape = torch.Size([event_shape] if isinstance(event_shape, int) else event_shape)
+        event_shape = torch.Size([event_shape] if isinstance(event_shape, Integral) else event_shape)
         super().__init__(event_shape, context, head.support_of(event_shape))
         if shared is not None and not head.dispersed:
             raise ValueError(
@@ -68,7 +69,7 @@ class _Independent(TractableModel):
         self._given = head.size - (shared is not None)  # numbers that the network gives for each of the event
         size = self._given * self.event_shape.numel()
         self.network = network or Parameters(size, context, hidden_features, activation, zero=False)
-        self.raw_scale = None if shared is None else nn.Parameter(torch.zeros(*shared))
+        self.raw_scale = None if shared is None else nn.Parameter(torch.zeros(tuple(shared)))
 
     def _distribution(self, context: Tensor | None) -> dist.TorchDistribution:
         theta = self._arranged(leave_autocast(self.network(context)), context)

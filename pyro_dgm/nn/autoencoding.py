@@ -42,7 +42,8 @@ class ConvEncoder(Configured, nn.Module):
         groups: Groups of channels that are normalised before activations, 0 for none.
 
     Raises:
-        ValueError: If there is no level, or what comes is neither an image nor such a vector.
+        ValueError: If there is no level, a group is a single number, or what comes is neither an image nor such a
+            vector.
 
     Example:
         >>> f = ConvEncoder((1, 28, 28), 40, context=10)
@@ -63,7 +64,7 @@ class ConvEncoder(Configured, nn.Module):
     ) -> None:
         super().__init__()
         self.image_shape = torch.Size(image_shape)
-        height, width = _sizes(self.image_shape, channels)[-1]
+        height, width = _sizes(self.image_shape, channels, groups)[-1]
         widths = [self.image_shape[0], *channels]
         self.first = nn.Conv2d(widths[0], widths[1], 3, stride=2, padding=1)
         self.context = nn.Linear(context, widths[1], bias=False) if context else None
@@ -109,7 +110,7 @@ class ConvDecoder(Configured, nn.Module):
         groups: Groups of channels that are normalised before activations, 0 for none.
 
     Raises:
-        ValueError: If there is no level.
+        ValueError: If there is no level, or a group is a single number.
 
     Example:
         >>> ConvDecoder(20, (2, 28, 28))(torch.zeros(7, 5, 20)).shape
@@ -128,7 +129,7 @@ class ConvDecoder(Configured, nn.Module):
     ) -> None:
         super().__init__()
         self.image_shape = torch.Size(image_shape)
-        sizes = _sizes(self.image_shape, channels)[::-1]
+        sizes = _sizes(self.image_shape, channels[::-1], groups)[::-1]
         self.start = torch.Size([channels[0], *sizes[0]])
         hidden = [nn.Linear(in_features, hidden_features), in_place(activation)] if hidden_features else []
         self.first = nn.Sequential(*hidden, nn.Linear(hidden_features or in_features, self.start.numel()))
@@ -160,14 +161,19 @@ def _activated(channels: int, activation: type[nn.Module], groups: int) -> list[
     return [*([nn.GroupNorm(groups, channels)] if groups else []), in_place(activation)]
 
 
-def _sizes(image_shape: torch.Size, channels: Sequence[int]) -> list[tuple[int, int]]:
-    """Returns height and width before and after every halving."""
+def _sizes(image_shape: torch.Size, channels: Sequence[int], groups: int) -> list[tuple[int, int]]:
+    """Returns height and width before and after every halving, the channels being those after it."""
     if len(image_shape) != 3:
         raise ValueError(f"image_shape: expected (channels, height, width), got {tuple(image_shape)}")
     if not channels:
         raise ValueError("channels: expected at least one level, got none; GatedMLP and MLP are without")
     sizes = [(image_shape[1], image_shape[2])]
-    for _ in channels:
-        height, width = sizes[-1]
-        sizes.append((-(-height // 2), -(-width // 2)))
+    for m in channels:
+        height, width = (-(-n // 2) for n in sizes[-1])
+        sizes.append((height, width))
+        if groups and m * height * width <= groups:
+            raise ValueError(
+                f"groups: expected fewer than {m * height * width}, since a level has {m} channels of {height} x {width}, "
+                f"and a single number normalised is zero; got {groups}"
+            )
     return sizes

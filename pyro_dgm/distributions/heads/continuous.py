@@ -101,11 +101,11 @@ class _Mixture(Head):
     def _family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
         raise NotImplementedError(f"{type(self).__name__} lacks _family")
 
-    def __call__(self, theta: Tensor) -> dist.MixtureSameFamily:
+    def __call__(self, theta: Tensor) -> "RealMixture":
         """Returns the mixtures."""
         logits, loc, raw = mixture_parameters(theta, self.components, 1.0)
         parts = self._family(loc, positive(raw, self.min_scale))
-        return dist.MixtureSameFamily(dist.Categorical(logits=logits, validate_args=False), parts, validate_args=False)
+        return RealMixture(dist.Categorical(logits=logits, validate_args=False), parts, validate_args=False)
 
     def draw(self, theta: Tensor, noise: Tensor) -> Tensor:
         """Draws a component, then the number; the gradient is the implicit one."""
@@ -165,6 +165,12 @@ class LogisticMixture(_Mixture):
         """Returns uniform noise for the component, and logistic noise."""
         u = torch.rand(*shape, 2, dtype=like.dtype, device=like.device)
         return torch.cat([u[..., :1], torch.special.logit(u[..., 1:], 1e-6)], -1)
+
+
+class RealMixture(dist.MixtureSameFamily):
+    """A mixture of distributions of real numbers, and so on the real line, which torch's does not say."""
+
+    support = constraints.real
 
 
 class Monotone(Head):

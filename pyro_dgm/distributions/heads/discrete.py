@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import functional as F
 
-from ..grey import refusal
+from ..grey import Advising
 from .base import Head
 from .continuous import choose, chosen_component, mixture_parameters
 
@@ -141,14 +141,8 @@ class DiscretizedLogisticMixture(Head):
         return scaled(x, self.levels)[..., None]
 
 
-class Coins(dist.Bernoulli):
+class Coins(Advising, dist.Bernoulli):
     """Bernoulli's distribution, whose refusal of grey levels says what to do; made by :class:`Bernoulli`."""
-
-    def _validate_sample(self, value: Tensor) -> None:
-        try:
-            super()._validate_sample(value)
-        except ValueError as error:
-            raise refusal(error, self.support, value) from None
 
 
 class Classes(dist.Categorical):

@@ -173,7 +173,7 @@ def _sizes(image_shape: torch.Size, channels: Sequence[int], groups: int) -> lis
         sizes.append((height, width))
         if groups and m * height * width <= groups:
             raise ValueError(
-                f"groups: expected fewer than {m * height * width}, since a level has {m} channels of {height} x {width}, "
-                f"and a single number normalised is zero; got {groups}"
+                f"groups: expected fewer than {m * height * width}, since a level is {m} x {height} x {width}, "
+                f"and a number normalised by itself is zero; got {groups}"
             )
     return sizes

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from . import _archive, models, transforms
+from . import nn as networks
 from ._config import Configured
 from ._version import __version__
 from .distributions import heads
@@ -154,6 +155,7 @@ def _fill(model: Module, state: Any, path: str | os.PathLike, assign: bool = Fal
 def _public() -> dict[str, type]:
     found = {name: getattr(module, name) for module in (models, transforms) for name in module.__all__}
     found |= {f"heads.{name}": getattr(heads, name) for name in heads.__all__}
+    found |= {f"nn.{name}": getattr(networks, name) for name in networks.__all__}
     abstract = (models.GenerativeModel, models.TractableModel, models.ApproximateModel, models.ImplicitModel)
     abstract += (transforms.Transform, transforms.Univariate, heads.Head)
     return {

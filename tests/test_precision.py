@@ -16,7 +16,17 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_dgm.distributions import Marginal
 from pyro_dgm.models import GAN, DiagonalNormal, IndependentBernoulli
-from pyro_dgm.nn import MLP, ConvNet, MaskedMLP, at_least_float32, leave_autocast, without_autocast
+from pyro_dgm.nn import (
+    MLP,
+    ConvDecoder,
+    ConvEncoder,
+    ConvNet,
+    GatedMLP,
+    MaskedMLP,
+    at_least_float32,
+    leave_autocast,
+    without_autocast,
+)
 from pyro_dgm.nn.nade import NADENetwork
 from pyro_dgm.nn.orderless import Orderless, OrderlessMLP
 from pyro_dgm.nn.pixel_cnn import RasterNetwork
@@ -34,8 +44,8 @@ from .test_transforms import every_transform
 from .zoo import MODELS, SCORED, C, perturb
 
 NETWORKS = (
-    ConvNet, MLP, MaskedMLP, Orderless, RasterNetwork, PixelCNNPlusPlusNetwork, PixelRNNNetwork, TransformerNetwork,
-    BackwardGRU, Combiner, GatedTransition,
+    ConvDecoder, ConvEncoder, ConvNet, GatedMLP, MLP, MaskedMLP, Orderless, RasterNetwork, PixelCNNPlusPlusNetwork,
+    PixelRNNNetwork, TransformerNetwork, BackwardGRU, Combiner, GatedTransition,
 )  # fmt: skip
 every_low = pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 

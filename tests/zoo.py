@@ -16,7 +16,7 @@ from torch.distributions import constraints
 from pyro_dgm import models as m
 from pyro_dgm import transforms as t
 from pyro_dgm.distributions import heads
-from pyro_dgm.nn import MaskedMLP
+from pyro_dgm.nn import ConvDecoder, ConvEncoder, MaskedMLP
 
 D, C = 3, 2
 IMAGE = (2, 3, 2)
@@ -84,6 +84,14 @@ def _conditional_vae(context: int) -> nn.Module:
     )
 
 
+def _image_vae(context: int) -> m.VAE:
+    shape, head = (2, 5, 3), heads.DiscretizedLogisticMixture(1, 4)
+    decoder = ConvDecoder(2 + context, (3 * 2, 5, 3), channels=(3, 2), blocks=1)
+    encoder = ConvEncoder(shape, 4, context, channels=(2, 4), blocks=1, hidden_features=5, groups=2)
+    likelihood = m.Factorized(shape, head, 2 + context, network=decoder)
+    return m.VAE(m.StandardNormal(2), likelihood, m.DiagonalNormal(2, 30 + context, network=encoder), context)
+
+
 SMALL = {"transforms": 2, "hidden_features": (8,)}
 
 MODELS: dict[str, ModelRow] = {
@@ -132,6 +140,22 @@ MODELS: dict[str, ModelRow] = {
     "DiagonalNormal": ModelRow(lambda c: m.DiagonalNormal((1, D), c, (8,))),
     "DiagonalNormal-shared": ModelRow(lambda c: m.DiagonalNormal(D, c, (8,), shared_scale=True)),
     "IndependentBernoulli": ModelRow(lambda c: m.IndependentBernoulli((D,), c, (8,)), discrete=True),
+    "Factorized": ModelRow(lambda c: m.Factorized((1, D), heads.ContinuousBernoulli(), c, (8,))),
+    "Factorized-known": ModelRow(lambda c: m.Factorized(D, heads.Normal(scale=0.5), c, ())),
+    "Factorized-mixture": ModelRow(lambda c: m.Factorized(D, heads.LogisticMixture(2), c, (8,))),
+    "Factorized-Poisson": ModelRow(lambda c: m.Factorized((D, 1), heads.Poisson(), c, (8,)), discrete=True),
+    "Factorized-counts": ModelRow(
+        lambda c: m.Factorized(D, heads.NegativeBinomial(), c, (8,), shared=(D,)), discrete=True
+    ),
+    "Factorized-levels": ModelRow(
+        lambda c: m.Factorized((1, 2, 2), heads.DiscretizedLogisticMixture(2, 4), c, (8,)), discrete=True
+    ),
+    "Factorized-columns": ModelRow(
+        lambda c: m.Factorized(
+            3, heads.Columns([heads.Categorical(3), heads.NegativeBinomial(), heads.Bernoulli()]), c, (8,)
+        ),
+        discrete=True,
+    ),
     "Mixture": ModelRow(lambda c: m.Mixture([m.RealNVP(D, c, **SMALL), m.MAF(D, c, **SMALL)])),
     "VAE": ModelRow(_vae, "lower_bound"),
     "VAE-flows": ModelRow(
@@ -218,6 +242,7 @@ MODELS: dict[str, ModelRow] = {
     ),
     "VampPrior": ModelRow(lambda c: m.VampPrior(m.DiagonalNormal(D, D + c, (8,)), D, 3, c)),
     "GaussianMixture": ModelRow(lambda c: m.GaussianMixture((1, D), 3, c, (8,))),
+    "VAE-images": ModelRow(lambda c: _image_vae(c), "lower_bound", discrete=True),
     "Dequantized": ModelRow(
         lambda c: m.Dequantized(m.RealNVP(D, c, support=constraints.unit_interval, **SMALL), 2),
         "lower_bound",
@@ -244,6 +269,15 @@ MODELS: dict[str, ModelRow] = {
     "MADE-columns": ModelRow(
         lambda c: m.MADE(
             3, c, hidden_features=(8,), head=heads.Columns([heads.Categorical(3), heads.Normal(), heads.Bernoulli()])
+        ),
+        discrete=True,
+    ),
+    "MADE-counts": ModelRow(
+        lambda c: m.MADE(
+            3,
+            c,
+            hidden_features=(8,),
+            head=heads.Columns([heads.NegativeBinomial(), heads.ContinuousBernoulli(), heads.Poisson()]),
         ),
         discrete=True,
     ),

@@ -8,6 +8,8 @@ raises an error that names what to use instead). Evaluation and tasks ask for th
 
 from . import heads
 from .autoregressive import Autoregressive
+from .continuous_bernoulli import ContinuousBernoulli
+from .counts import NegativeBinomial, Poisson
 from .embedded import Embedded
 from .flow import Flow, Proposal
 from .hierarchy import Hierarchy
@@ -22,6 +24,7 @@ from .unit_normal import UnitNormal
 __all__ = [
     "Autoregressive",
     "BatchMixture",
+    "ContinuousBernoulli",
     "Density",
     "Dequantization",
     "Embedded",
@@ -29,6 +32,8 @@ __all__ = [
     "Hierarchy",
     "Marginal",
     "Mixture",
+    "NegativeBinomial",
+    "Poisson",
     "Proposal",
     "Pushforward",
     "Quantized",

@@ -29,6 +29,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ..nn import Conditioner, NaiveWalk, leave_autocast, without_autocast
+from .grey import Advising
 from .heads import Head
 from .heads.base import filled
 from .promise import Density
@@ -38,7 +39,7 @@ MAX_STATES = 2**14
 """The most states that are enumerated."""
 
 
-class Autoregressive(dist.TorchDistribution):
+class Autoregressive(Advising, dist.TorchDistribution):
     r"""The distribution of an event whose numbers come one after another.
 
     Args:

@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from ..nn import at_least_float32, leave_autocast
+from .grey import Advising
 from .promise import Density
 
 
-class Marginal(dist.TorchDistribution):
+class Marginal(Advising, dist.TorchDistribution):
     r"""p(x) of a latent variable model.
 
     Args:

@@ -22,7 +22,7 @@ from .approximate import (
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
 from .implicit import GAN
 from .mixture import Mixture
-from .parametric import DiagonalNormal, GaussianMixture, IndependentBernoulli, StandardNormal
+from .parametric import DiagonalNormal, Factorized, GaussianMixture, IndependentBernoulli, StandardNormal
 from .tractable.autoregressive import (
     FVBN,
     MADE,
@@ -84,6 +84,7 @@ __all__ = [
     "DiagonalNormal",
     "EoNADE",
     "FactorVAE",
+    "Factorized",
     "GatedPixelCNN",
     "GaussianMixture",
     "GaussianizationFlow",

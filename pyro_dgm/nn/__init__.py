@@ -4,15 +4,17 @@ A network here maps tensors to tensors of parameters; what the parameters mean i
 whoever holds the network (a transform, a distribution, a model). Every network takes an optional
 ``context`` :math:`c` beside its input :math:`x`, and the two broadcast against each other: the first
 layer computes :math:`W x + V c + b`, so a context with other batch dimensions than the data costs one
-addition, and nothing is concatenated or copied.
+addition, and nothing is concatenated or copied. The networks of autoencoders (:class:`ConvEncoder`,
+:class:`ConvDecoder`, :class:`GatedMLP`) read one vector instead, in which a model has joined the two.
 """
 
+from .autoencoding import ConvDecoder, ConvEncoder
 from .convolution import ConvNet
 from .corruption import GaussianNoise, MaskingNoise, SaltAndPepper
 from .field import AutogradField, MLPField
 from .jacobian import squared_jacobian_norm
 from .masked import MaskedLinear, MaskedMLP
-from .mlp import MLP, Parameters, zero_
+from .mlp import MLP, GatedMLP, Parameters, zero_
 from .ode import StiffnessError
 from .penalty import add_penalty, penalties, penalties_wanted
 from .precision import at_least_float32, leave_autocast, without_autocast
@@ -23,7 +25,10 @@ __all__ = [
     "MLP",
     "AutogradField",
     "Conditioner",
+    "ConvDecoder",
+    "ConvEncoder",
     "ConvNet",
+    "GatedMLP",
     "GaussianNoise",
     "MLPField",
     "MaskedLinear",

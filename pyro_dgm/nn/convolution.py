@@ -62,7 +62,7 @@ class ConvNet(nn.Module):
                 nn.init.zeros_(self.context.weight)
             self.body = nn.Sequential()
             return
-        middle = [_Residual(width, activation) for _ in range(blocks)]
+        middle = [Residual(width, activation) for _ in range(blocks)]
         middle = middle or [nn.Sequential(in_place(activation), nn.Conv2d(width, width, 1))]
         self.body = nn.Sequential(*middle, in_place(activation), zero_(nn.Conv2d(width, out_channels, 3, padding=1)))
 
@@ -74,19 +74,27 @@ class ConvNet(nn.Module):
         return over_images(self.body, h)
 
 
-class _Residual(nn.Module):
-    """h + W'' * sigma(W' * sigma(h))."""
+class Residual(nn.Module):
+    """h + W'' * sigma(W' * sigma(h)), with group normalisation before each activation if wanted.
 
-    def __init__(self, channels: int, activation: type[nn.Module]) -> None:
+    Args:
+        channels: Channels of h.
+        activation: Class of the activation.
+        groups: Groups of channels that are normalised, 0 for none.
+        zero: Whether W'' starts at zero, the block as the identity.
+    """
+
+    def __init__(self, channels: int, activation: type[nn.Module], groups: int = 0, zero: bool = False) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            activation(),
-            nn.Conv2d(channels, channels, 3, padding=1),
-            in_place(activation),
-            nn.Conv2d(channels, channels, 3, padding=1),
-        )
+        norms = [[nn.GroupNorm(groups, channels)] if groups else [] for _ in range(2)]
+        convolutions = [nn.Conv2d(channels, channels, 3, padding=1) for _ in range(2)]
+        first = in_place(activation) if groups else activation()
+        self.layers = nn.Sequential(*norms[0], first, convolutions[0], *norms[1], in_place(activation), convolutions[1])
+        if zero:
+            zero_(convolutions[1])
 
     def forward(self, h: Tensor) -> Tensor:
+        """Maps (n, channels, H, W) to the same shape."""
         return h + self.layers(h)
 
 

@@ -12,11 +12,13 @@ by number, feature by feature, the data innermost, so that work on one number af
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._config import Configured
 from .precision import leave_autocast
 
 
@@ -118,6 +120,34 @@ class MLP(nn.Module):
         for layer in others:
             h = layer(sigma(h))
         return h
+
+
+class GatedMLP(Configured, nn.Module):
+    r"""A multilayer perceptron of gated layers, :math:`h \leftarrow (A h + a) \odot \sigma(B h + b)`.
+
+    (Tomczak and Welling, VAE with a VampPrior, 2017, arXiv:1705.07120.)
+
+    Args:
+        in_features: Width of the input.
+        out_features: Width of the output.
+        hidden_features: Widths of the gated layers; the last layer is linear.
+
+    Example:
+        >>> GatedMLP(784, 80)(torch.zeros(5, 784)).shape
+        torch.Size([5, 80])
+    """
+
+    def __init__(self, in_features: int, out_features: int, hidden_features: Sequence[int] = (300, 300)) -> None:
+        super().__init__()
+        widths = [in_features, *hidden_features]
+        layers: list[nn.Module] = []
+        for n, m in pairwise(widths):
+            layers += [nn.Linear(n, 2 * m), nn.GLU()]
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (*, in_features) to (*, out_features)."""
+        return self.layers(x)
 
 
 class Parameters(nn.Module):

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, IterableDataset, TensorDataset
 from torch.utils.data.dataloader import default_collate
 
+from ..distributions.grey import advice
 from ..models.base import GenerativeModel
 
 Batch = tuple[Tensor, ...]
@@ -80,6 +81,7 @@ def _check_event(x: Tensor, model: GenerativeModel, name: str) -> None:
         raise ValueError(
             f"{name}: expected values in the model's support {model.support}, got {int(outside.sum())} of {len(x)} "
             f"rows outside, the first at row {outside.nonzero()[0].item()}, with values from {x.min():g} to {x.max():g}"
+            f"{advice(model.support, x)}"
         )
 
 

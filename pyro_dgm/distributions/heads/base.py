@@ -27,6 +27,7 @@ class Head(Configured):
         noises: Random numbers it takes to draw one.
         levels: Number of values 0..levels-1, where there are finitely many; ``None`` otherwise.
         has_rsample: Whether draws have gradients with respect to the parameters.
+        dispersed: Whether the last parameter says how wide the distribution is, and the one before it where it is.
     """
 
     size: int
@@ -34,6 +35,7 @@ class Head(Configured):
     noises: int = 1
     levels: int | None = None
     has_rsample: bool = False
+    dispersed: bool = False
 
     @property
     def support(self) -> constraints.Constraint:
@@ -71,75 +73,6 @@ class Head(Configured):
     def support_of(self, event_shape: torch.Size) -> constraints.Constraint:
         """Returns where events live."""
         return constraints.independent(self.support, len(event_shape))
-
-
-class Columns(Head):
-    """One head for each column: mixed types in one table, categories with different numbers of classes.
-
-    Args:
-        heads: The head of every feature.
-
-    Example:
-        >>> from pyro_dgm.distributions.heads import Bernoulli, Categorical, Normal
-        >>> head = Columns([Bernoulli(), Categorical(5), Normal(), Categorical(3)])
-        >>> head.size, head.at(3).levels
-        (5, 3)
-    """
-
-    def __init__(self, heads: Sequence[Head]) -> None:
-        self.heads = list(heads)
-        if not self.heads:
-            raise ValueError("heads: expected one for each feature, got none")
-        self.size = max(head.size for head in self.heads)
-        self.size_in = max(head.size_in for head in self.heads)
-        self.noises = max(head.noises for head in self.heads)
-        self.has_rsample = all(head.has_rsample for head in self.heads)
-        self.groups: list[tuple[Head, list[int]]] = []  # columns whose heads are alike are scored together
-        for i, head in enumerate(self.heads):
-            alike = (columns for other, columns in self.groups if _alike(other, head))
-            columns = next(alike, None)
-            if columns is None:
-                self.groups.append((head, [i]))
-            else:
-                columns.append(i)
-
-    def at(self, i: int) -> Head:
-        """Returns the head of column i."""
-        return self.heads[i]
-
-    def support_of(self, event_shape: torch.Size) -> constraints.Constraint:
-        """Returns where rows live.
-
-        Raises:
-            ValueError: If there is not one head for each feature of a row.
-        """
-        if event_shape != (len(self.heads),):
-            raise ValueError(f"heads: expected one for each feature of {tuple(event_shape)}, got {len(self.heads)}")
-        return constraints.stack([head.support for head in self.heads], -1)
-
-    def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
-        """Scores each column by its head."""
-        out: list[Tensor] = [x] * len(self.heads)
-        for head, columns in self.groups:
-            scores = head.log_prob(x[..., columns], theta[..., columns, : head.size])
-            for i, score in zip(columns, scores.unbind(-1), strict=True):
-                out[i] = score
-        return torch.stack(out, -1)
-
-    def embed(self, x: Tensor) -> Tensor:
-        """Shows each column as its head would, filled up with zeros."""
-        columns = zip(self.heads, x.unbind(-1), strict=True)
-        return torch.stack([filled(head.embed(column), self.size_in) for head, column in columns], -2)
-
-    def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """Returns noise for each column, as its head wants it."""
-        *outer, _ = shape
-        return torch.stack([filled(head.noise(outer, like), self.noises) for head in self.heads], -2)
-
-    def draw(self, theta: Tensor, noise: Tensor) -> Tensor:
-        """Draws each column by its head."""
-        columns = zip(self.heads, theta.unbind(-2), noise.unbind(-2), strict=True)
-        return torch.stack([h.draw(t[..., : h.size], n[..., : h.noises]) for h, t, n in columns], -1)
 
 
 class _InUnits(Head):
@@ -207,7 +140,3 @@ class _Feature(_InUnits):
 def filled(t: Tensor, size: int) -> Tensor:
     """Returns numbers (*, n) filled up with zeros to (*, size)."""
     return t if t.shape[-1] == size else nn.functional.pad(t, (0, size - t.shape[-1]))
-
-
-def _alike(one: Head, other: Head) -> bool:
-    return type(one) is type(other) and dict(one.config) == dict(other.config)

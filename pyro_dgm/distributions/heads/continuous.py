@@ -1,4 +1,4 @@
-r"""Heads of real numbers: normal, mixtures of normal or logistic distributions, and any monotone family.
+r"""Heads of real numbers: normal, grey level, mixtures of normal or logistic distributions, any monotone family.
 
 .. math::
     p(x) = N(x; \mu, \sigma^2), \qquad
@@ -21,6 +21,7 @@ from torch.distributions import constraints
 from torch.nn import functional as F
 
 from ...transforms import Affine, Univariate
+from ..continuous_bernoulli import ContinuousBernoulli as GreyLevel
 from ..promise import Density
 from .base import Head
 
@@ -30,23 +31,30 @@ class Normal(Head):
 
     Args:
         min_scale: The least deviation, in [0, 1).
+        scale: The deviation, where it is known; the mean is then the only parameter.
 
     Raises:
-        ValueError: If the least deviation is another.
+        ValueError: If the least deviation is another, or the known one is not positive.
 
     Example:
-        >>> Normal()(torch.zeros(2)).scale
-        tensor(1.0000)
+        >>> Normal()(torch.zeros(2)).scale, Normal(scale=0.1)(torch.zeros(1)).scale
+        (tensor(1.0000), tensor(0.1000))
     """
 
-    size, has_rsample = 2, True
+    has_rsample = True
 
-    def __init__(self, min_scale: float = 1e-3) -> None:
-        self.min_scale = _check_scale(min_scale)
+    def __init__(self, min_scale: float = 1e-3, scale: float | None = None) -> None:
+        self.min_scale, self.scale = _check_scale(min_scale), scale
+        if scale is not None and not 0 < scale < math.inf:
+            raise ValueError(f"scale: expected a positive number, or None to learn it, got {scale}")
+        self.dispersed = scale is None
+        self.size = 2 if self.dispersed else 1
 
     def __call__(self, theta: Tensor) -> dist.Normal:
         """Returns the normal distributions."""
-        return dist.Normal(theta[..., 0], positive(theta[..., 1], self.min_scale), validate_args=False)
+        loc, *raw = theta.unbind(-1)
+        scale = positive(*raw, self.min_scale) if raw else torch.full_like(loc, self.scale)
+        return dist.Normal(loc, scale, validate_args=False)
 
     def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Returns standard normal noise."""
@@ -56,6 +64,28 @@ class Normal(Head):
         """Returns mean + deviation * noise."""
         p = self(theta)
         return p.loc + p.scale * noise[..., 0]
+
+
+class ContinuousBernoulli(Head):
+    """A grey level in [0, 1], leaning to one end; the parameter is the logit.
+
+    It is what cross-entropy on grey levels is often taken for, with the constant that makes it a density (Loaiza-Ganem
+    and Cunningham, 2019, arXiv:1907.06845).
+
+    Example:
+        >>> ContinuousBernoulli()(torch.zeros(3, 1)).log_prob(torch.tensor(0.7))
+        tensor([0., 0., 0.])
+    """
+
+    size, has_rsample, support = 1, True, constraints.unit_interval
+
+    def __call__(self, theta: Tensor) -> GreyLevel:
+        """Returns the distributions."""
+        return GreyLevel(theta.squeeze(-1), validate_args=False)
+
+    def draw(self, theta: Tensor, noise: Tensor) -> Tensor:
+        """Returns the quantile at uniform noise."""
+        return self(theta).icdf(noise[..., 0])
 
 
 class _Mixture(Head):
@@ -71,11 +101,11 @@ class _Mixture(Head):
     def _family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
         raise NotImplementedError(f"{type(self).__name__} lacks _family")
 
-    def __call__(self, theta: Tensor) -> dist.MixtureSameFamily:
+    def __call__(self, theta: Tensor) -> "RealMixture":
         """Returns the mixtures."""
         logits, loc, raw = mixture_parameters(theta, self.components, 1.0)
         parts = self._family(loc, positive(raw, self.min_scale))
-        return dist.MixtureSameFamily(dist.Categorical(logits=logits, validate_args=False), parts, validate_args=False)
+        return RealMixture(dist.Categorical(logits=logits, validate_args=False), parts, validate_args=False)
 
     def draw(self, theta: Tensor, noise: Tensor) -> Tensor:
         """Draws a component, then the number; the gradient is the implicit one."""
@@ -135,6 +165,12 @@ class LogisticMixture(_Mixture):
         """Returns uniform noise for the component, and logistic noise."""
         u = torch.rand(*shape, 2, dtype=like.dtype, device=like.device)
         return torch.cat([u[..., :1], torch.special.logit(u[..., 1:], 1e-6)], -1)
+
+
+class RealMixture(dist.MixtureSameFamily):
+    """A mixture of distributions of real numbers, and so on the real line, which torch's does not say."""
+
+    support = constraints.real
 
 
 class Monotone(Head):

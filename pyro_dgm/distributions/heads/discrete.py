@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import functional as F
 
+from ..grey import Advising
 from .base import Head
 from .continuous import choose, chosen_component, mixture_parameters
 
@@ -35,9 +36,9 @@ class Bernoulli(Head):
 
     size, levels, support = 1, 2, constraints.boolean
 
-    def __call__(self, theta: Tensor) -> dist.Bernoulli:
+    def __call__(self, theta: Tensor) -> "Coins":
         """Returns the coins."""
-        return dist.Bernoulli(logits=theta[..., 0], validate_args=False)
+        return Coins(logits=theta.squeeze(-1), validate_args=False)
 
     def draw(self, theta: Tensor, noise: Tensor) -> Tensor:
         """Returns 1 where uniform noise is below the probability."""
@@ -69,9 +70,9 @@ class Categorical(Head):
         """The integers 0..L-1."""
         return constraints.integer_interval(0, self.levels - 1)
 
-    def __call__(self, theta: Tensor) -> dist.Categorical:
+    def __call__(self, theta: Tensor) -> "Classes":
         """Returns the categorical distributions."""
-        return dist.Categorical(logits=theta, validate_args=False)
+        return Classes(logits=theta, validate_args=False)
 
     def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
         """Looks up the class."""
@@ -140,6 +141,23 @@ class DiscretizedLogisticMixture(Head):
         return scaled(x, self.levels)[..., None]
 
 
+class Coins(Advising, dist.Bernoulli):
+    """Bernoulli's distribution, whose refusal of grey levels says what to do; made by :class:`Bernoulli`."""
+
+
+class Classes(dist.Categorical):
+    """The categorical distribution of floating numbers 0..L-1, and their mean; made by :class:`Categorical`."""
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean of the numbers, which means something where their order does."""
+        return self.probs @ torch.arange(self._num_events, dtype=self.probs.dtype, device=self.probs.device)
+
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
+        """Draws classes."""
+        return super().sample(torch.Size(sample_shape)).to(self.logits.dtype)
+
+
 class DiscretizedLogistic(dist.TorchDistribution):
     r"""A logistic distribution rounded to the nearest of L levels, whose places span [-1, 1].
 
@@ -172,6 +190,14 @@ class DiscretizedLogistic(dist.TorchDistribution):
         """Returns the distribution with a larger batch shape."""
         return DiscretizedLogistic(self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.levels)
 
+    @property
+    def mean(self) -> Tensor:
+        """The mean level, the sum of all tail probabilities."""
+        total, half = torch.zeros_like(self.loc), 1 / (self.levels - 1)
+        for k in range(1, self.levels):
+            total = total + torch.sigmoid((self.loc - (scaled(k, self.levels) - half)) / self.scale)
+        return total
+
     def log_prob(self, value: Tensor) -> Tensor:
         """Returns the log-probability of levels, in nats."""
         middle, half = scaled(value, self.levels), 1 / (self.levels - 1)
@@ -192,7 +218,7 @@ class DiscretizedLogistic(dist.TorchDistribution):
             return self.round(self.loc + self.scale * torch.special.logit(u, 1e-6))
 
 
-def scaled(x: Tensor, levels: int) -> Tensor:
+def scaled(x: Tensor | int, levels: int) -> Tensor | float:
     """Returns levels 0..L-1 as places in [-1, 1]."""
     return x * (2 / (levels - 1)) - 1
 

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from ...distributions import Marginal
+from ...distributions.autoregressive import fold
+from ...distributions.heads import Head
 from ...distributions.hierarchy import sample_latent
 from ...nn import MLP
 from ...transforms.support import elementwise
@@ -75,6 +77,22 @@ class LatentVariableModel(ApproximateModel):
         """The approximate posterior: site ``"z"``, or one for each latent, in the plate ``"data"``."""
         with self._data_plates(x, context, data_size):
             return sample_latent(self.infer(x, context), proposal=True)
+
+
+def shown(x: Tensor, likelihood: nn.Module, event_dim: int) -> Tensor:
+    """Returns what a network sees of data: as the likelihood's head shows them, where it has one.
+
+    Levels 0..L-1 are scaled to [-1, 1], counts are log(1 + x), classes are shown one by one, numbers in units of their
+    own are standardised; coins, grey levels and real numbers are shown as they are.
+    """
+    head = getattr(likelihood, "head", None)
+    return fold(head.embed(x), event_dim) if isinstance(head, Head) else x
+
+
+def shown_features(likelihood: nn.Module, event_shape: torch.Size) -> int:
+    """Returns how many numbers a network sees of a datum."""
+    head = getattr(likelihood, "head", None)
+    return event_shape.numel() * (head.size_in if isinstance(head, Head) else 1)
 
 
 def join(value: Tensor, event_dim: int, context: Tensor | None) -> Tensor:

@@ -6,7 +6,9 @@ r"""The variational autoencoder, with prior, likelihood and posterior as argumen
     \log p(x | c) \ge E_{q(z | x, c)} \log p(x | z, c) - \mathrm{KL}\bigl(q(z | x, c) \,\|\, p(z | c)\bigr)
 
 Each part is a module that, called, returns a distribution: a parametric family, a flow, or a module of your own. The
-likelihood's context is [z, c], the posterior's [x, c], vectors with events flattened. (Kingma and Welling,
+likelihood's context is [z, c], the posterior's [x, c], vectors with events flattened, which
+:class:`~pyro_dgm.nn.ConvEncoder` reads as images again. The posterior sees x as the likelihood's head shows it: levels
+scaled to [-1, 1], counts as log(1 + x), classes one by one, everything else as it is. (Kingma and Welling,
 Auto-Encoding Variational Bayes, 2013, arXiv:1312.6114; Rezende, Mohamed and Wierstra, Stochastic
 Backpropagation, 2014, arXiv:1401.4082.)
 
@@ -42,7 +44,7 @@ from torch import Tensor, nn
 
 from ...distributions.hierarchy import center
 from ..base import GenerativeModel
-from .latent import LatentVariableModel, join, promise
+from .latent import LatentVariableModel, join, promise, shown, shown_features
 from .vamp_prior import VampPrior
 
 
@@ -51,8 +53,9 @@ class VariationalAutoencoder(LatentVariableModel):
 
     Args:
         prior: Called without argument, or with c if it has a ``context``, returns p(z | c).
-        likelihood: Called with [z, c], shape (*, latent + context), returns p(x | z, c).
-        posterior: Called with [x, c], shape (*, data + context), returns q(z | x, c).
+        likelihood: Called with [z, c], shape (*, latent + context), returns p(x | z, c); see
+            :class:`~pyro_dgm.models.Factorized` for grey levels, counts, levels of images, and mixed columns.
+        posterior: Called with [x, c], shape (*, data + context), returns q(z | x, c); x as the likelihood shows it.
         context: Width of the context c, 0 for none.
         num_particles: Draws of z per datum in ``log_prob``.
 
@@ -71,7 +74,7 @@ class VariationalAutoencoder(LatentVariableModel):
         conditional = bool(getattr(prior, "context", 0))
         latent_shape, _ = promise("prior", prior, context if conditional else 0)
         event_shape, support = promise("likelihood", likelihood, latent_shape.numel() + context)
-        inferred_shape, _ = promise("posterior", posterior, event_shape.numel() + context)
+        inferred_shape, _ = promise("posterior", posterior, shown_features(likelihood, event_shape) + context)
         if inferred_shape != latent_shape:
             raise ValueError(
                 f"posterior: expected distributions over z with event shape {tuple(latent_shape)}, as the prior's, "
@@ -95,7 +98,8 @@ class VariationalAutoencoder(LatentVariableModel):
 
     def infer(self, x: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """Returns the approximate posterior q(z | x, c) for x with shape (*, *event_shape)."""
-        return self.posterior(join(x, len(self.event_shape), context))
+        n = len(self.event_shape)
+        return self.posterior(join(shown(x, self.likelihood, n), n, context))
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the representation of x: the posterior's mean, or for a flow the image of its base's mean."""
@@ -136,4 +140,16 @@ class VAE(VariationalAutoencoder):
         >>> vae = VAE(StandardNormal(2), DiagonalNormal(5, context=2), DiagonalNormal(2, context=5))
         >>> vae().sample((3,)).shape, vae.encode(torch.zeros(3, 5)).shape
         (torch.Size([3, 5]), torch.Size([3, 2]))
+
+        Images of grey levels, by convolutions:
+
+        >>> from pyro_dgm.distributions.heads import ContinuousBernoulli
+        >>> from pyro_dgm.models import Factorized
+        >>> from pyro_dgm.nn import ConvDecoder, ConvEncoder
+        >>> image = (1, 28, 28)
+        >>> decoder, encoder = ConvDecoder(20, image), ConvEncoder(image, 2 * 20)
+        >>> likelihood = Factorized(image, ContinuousBernoulli(), context=20, network=decoder)
+        >>> vae = VAE(StandardNormal(20), likelihood, DiagonalNormal(20, context=28 * 28, network=encoder))
+        >>> vae.reconstruct(torch.rand(3, *image)).shape
+        torch.Size([3, 1, 28, 28])
     """

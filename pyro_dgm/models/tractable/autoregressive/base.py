@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from ....distributions import Autoregressive, Mixture, heads
 from ....nn import Conditioner, Walk
@@ -110,7 +111,7 @@ class ManyOrders(AutoregressiveModel):
 
 def in_data_units(head: Head, event_shape: torch.Size, standardize: bool) -> Head:
     """Returns the head in units that ``initialize`` finds, where all numbers are real and data are vectors."""
-    real = head.has_rsample and not isinstance(head, heads.Columns) and len(event_shape) == 1
+    real = head.support is constraints.real and not isinstance(head, heads.Columns) and len(event_shape) == 1
     return heads.Standardized(head, *event_shape) if standardize and real else head
 
 

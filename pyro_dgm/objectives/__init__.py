@@ -6,16 +6,27 @@ loss and one optimizer suffice.
 """
 
 from .adversarial import Adversarial, AdversarialLoss, LeastSquares, NonSaturating, Wasserstein
+from .annealing import CyclicalAnnealing, LinearWarmup
 from .base import Objective, Player
-from .elbo import ELBO, LinearWarmup
+from .divergence import Balance, FreeBits
+from .elbo import ELBO
 from .estimators import differentiable_loss
+from .importance import IWAE, RWS, STL, VIMCO, DReG, effective_sample_size
 from .likelihood import NegativeLogLikelihood
 from .order_agnostic import OrderAgnostic
 
 __all__ = [
     "ELBO",
+    "IWAE",
+    "RWS",
+    "STL",
+    "VIMCO",
     "Adversarial",
     "AdversarialLoss",
+    "Balance",
+    "CyclicalAnnealing",
+    "DReG",
+    "FreeBits",
     "LeastSquares",
     "LinearWarmup",
     "NegativeLogLikelihood",
@@ -25,4 +36,5 @@ __all__ = [
     "Player",
     "Wasserstein",
     "differentiable_loss",
+    "effective_sample_size",
 ]

@@ -18,6 +18,7 @@ import pyro
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, config_enumerate
 from pyro.infer.elbo import ELBO as PyroELBO
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from ..distributions import Marginal
@@ -36,7 +37,7 @@ class _WeighLatents(Messenger):
         self.weight, self.sites = weight, sites
 
     def _pyro_sample(self, msg: dict) -> None:
-        if not msg["is_observed"]:
+        if not (msg["is_observed"] or site_is_subsample(msg)):
             self.sites.add(msg["name"])
             weight = self.weight.get(msg["name"], 1.0) if isinstance(self.weight, Mapping) else self.weight
             msg["scale"] = msg["scale"] * weight

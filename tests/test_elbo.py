@@ -216,9 +216,8 @@ def test_minibatches_of_a_model_are_unbiased(settings):
     mean = sum(len(b) / 12 * ELBO(**settings)(model)(b) for b in X.split(5))
     torch.testing.assert_close(mean, full.mean())
     svi = SVI(model.model, model.guide, Adam({}), ELBO(**settings))
-    assert sum(len(b) / 12 * svi.evaluate_loss(b, data_size=12) for b in X.split(5)) == pytest.approx(
-        full.mean().item()
-    )
+    mean = sum(len(b) / 12 * svi.evaluate_loss(b, data_size=12) for b in X.split(5))
+    assert mean == pytest.approx(full.mean().item())
     assert ELBO(**settings)(model)(X[:5], data_size=12).item() == pytest.approx(full[:5].mean().item())
 
 
@@ -278,7 +277,7 @@ def test_random_weights_are_sites_too():
     assert float(found[sorted(found)[0]]) == 0.0  # drawn from their prior
 
 
-@pytest.mark.parametrize("name", ["VAE", "VAE-flows", "VAE-conditional-prior"])
+@pytest.mark.parametrize("name", ["VAE", "VAE-flows"])
 def test_traced_equals_eager(name):
     for charges in ([FreeBits(0.5)], [Balance(2), FreeBits(0.1, per_datum=True)]):
         model = MODELS[name].build(C)
@@ -308,4 +307,4 @@ def test_the_history_tells_of_a_collapsed_posterior(replayed_not_compiled):
         assert history.columns == ["epoch", "step", "seconds", "loss", "validation", "kl_z"]
     assert ends[0] < 0.01 and ends[1] > 0.5
     kl = torch.distributions.kl_divergence(model.infer(x), model.prior().expand((64,))).mean()
-    assert history["kl_z"][history.best_epoch - 1] == pytest.approx(float(kl), rel=1e-5)
+    assert history["kl_z"][history.best_epoch - 1] == pytest.approx(kl.item(), rel=1e-5)

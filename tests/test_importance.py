@@ -88,7 +88,7 @@ def test_bounds_rise_to_the_exact_log_likelihood(name):
     vae = binary() if "binary" in name else gaussian()
     x = torch.zeros(5) if "binary" in name else torch.tensor([0.4, -0.9])
     x = x.double()
-    exact = float(log_likelihood(vae, x))
+    exact = float(log_likelihood(vae, x).detach())
     previous = None
     for k in (2, 8, 64):
         p = vae()
@@ -322,7 +322,7 @@ def test_enumeration_sums_latents_out():
 
 
 @pytest.mark.parametrize("kind", ALL)
-@pytest.mark.parametrize("name", ["VAE", "VAE-flows", "VAE-conditional-prior"])
+@pytest.mark.parametrize("name", ["VAE", "VAE-flows"])
 def test_traced_equals_eager(name, kind):
     row = MODELS[name]
     model = row.build(C)
@@ -373,7 +373,7 @@ def test_low_precision_ends_at_the_weights():
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = kind(4)(vae)(x)
         torch.manual_seed(0)
-        assert loss.dtype == torch.float32 and abs(float(loss - kind(4)(vae)(x))) < 0.1
+        assert loss.dtype == torch.float32 and abs((loss - kind(4)(vae)(x)).item()) < 0.1
         loss.backward()
 
 

@@ -1,4 +1,4 @@
-"""The ELBO by named sites: closed forms, weights, free bits, balance, minibatches, reports."""
+"""The ELBO by named sites: closed forms, weights, free bits, balance, reports."""
 
 import math
 from functools import partial
@@ -7,14 +7,14 @@ import pyro
 import pytest
 import torch
 from pyro import distributions as dist
-from pyro.infer import SVI, Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.nn import PyroSample
-from pyro.optim import Adam
 from torch import nn
 
 from pyro_dgm import fit
 from pyro_dgm.models import VAE, DiagonalNormal, IndependentBernoulli, RealNVP, StandardNormal
-from pyro_dgm.objectives import ELBO, Balance, CyclicalAnnealing, FreeBits, LinearWarmup
+from pyro_dgm.models.approximate.latent import LatentVariableModel
+from pyro_dgm.objectives import ELBO, STL, VIMCO, Balance, CyclicalAnnealing, DReG, FreeBits, LinearWarmup
 from pyro_dgm.objectives.divergence import of_programs
 from pyro_dgm.objectives.reports import reports
 from pyro_dgm.training import trace
@@ -129,6 +129,68 @@ def test_a_model_and_its_programs_are_charged_alike():
         torch.testing.assert_close(*losses)
 
 
+class Chain(dist.TorchDistribution):
+    """A joint distribution of two latents, b given a, as models of several latents return it."""
+
+    arg_constraints = {}  # noqa: RUF012
+    has_rsample = True
+    support = dist.constraints.real_vector
+
+    def __init__(self, loc, slope):
+        self.loc, self.slope = loc, slope
+        super().__init__(loc.shape, torch.Size([2]), validate_args=False)
+
+    def expand(self, batch_shape, _instance=None):
+        return Chain(self.loc.expand(batch_shape), self.slope)
+
+    def log_probs(self, z):
+        a, b = z.unbind(-1)
+        return {"a": dist.Normal(self.loc, 0.9).log_prob(a), "b": dist.Normal(self.slope * a, 0.5).log_prob(b)}
+
+    def log_prob(self, z):
+        return sum(self.log_probs(z).values())
+
+    def rsample_and_log_probs(self, sample_shape=()):
+        a = dist.Normal(self.loc, 0.9).rsample(sample_shape)
+        z = torch.stack([a, dist.Normal(self.slope * a, 0.5).rsample()], -1)
+        return z, self.log_probs(z)
+
+    def sample(self, sample_shape=()):
+        return self.rsample_and_log_probs(sample_shape)[0].detach()
+
+
+class Chained(LatentVariableModel):
+    def __init__(self):
+        super().__init__(2)
+        self.slope, self.gain, self.loc = (nn.Parameter(torch.tensor(each).double()) for each in (0.5, 0.8, 0.3))
+
+    def _prior(self, context):
+        return Chain(torch.zeros_like(self.loc), self.slope)
+
+    def decode(self, z, context=None):
+        return dist.Normal(z, 0.7).to_event(1)
+
+    def infer(self, x, context=None):
+        return Chain(self.loc * x[..., 0], self.gain)
+
+
+def test_several_latents_of_a_model_are_charged_by_name():
+    model, x = Chained(), X[:, :2]
+    p = model()
+    torch.manual_seed(0)
+    log_likelihood, log_ratios = p.terms(x, p.proposal(x))
+    assert set(log_ratios) == {"a", "b"}
+    expected = 0.5 * max(0.1, -log_ratios["a"].mean()) - 2 * log_ratios["b"].mean() - log_likelihood.mean()
+    torch.manual_seed(0)
+    with reports() as found:
+        loss = ELBO(kl_weight={"a": 0.5, "b": 2.0}, charges=[FreeBits({"a": 0.1})])(model)(x)
+    torch.testing.assert_close(loss, expected)
+    assert set(found) == {"kl_a", "kl_b"}
+    for kind in (STL, DReG, VIMCO):
+        loss = kind(3)(model)(x)
+        assert all(g.isfinite() for g in torch.autograd.grad(loss, list(model.parameters())))
+
+
 def test_free_bits_are_their_formula():
     kl = {
         "a": torch.tensor([0.1, 0.5, 0.9], requires_grad=True),
@@ -191,64 +253,6 @@ def test_weights_by_site_under_every_estimator():
     objective.eval()
     objective(x)
     assert float(warm.step) == 1
-
-
-# --- minibatches ---------------------------------------------------------------------------------------------------
-
-
-class Point(nn.Module):
-    """A posterior without noise, so that bounds can be compared exactly."""
-
-    def __init__(self):
-        super().__init__()
-        self.network = nn.Linear(3, 2)
-
-    def forward(self, x):
-        return dist.Delta(self.network(x), event_dim=1)
-
-
-@pytest.mark.parametrize("settings", [{}, {"charges": [FreeBits(0.0)]}, {"analytic": True}], ids=str)
-def test_minibatches_of_a_model_are_unbiased(settings):
-    """Batches of 5, 5 and 2 of 12 data, by the model and by its programs that count as 12."""
-    model = vae(Point())
-    full = -(model.decode(model.infer(X).v).log_prob(X) + model.prior().log_prob(model.infer(X).v))
-    torch.testing.assert_close(ELBO(**settings)(model)(X), full.mean())
-    mean = sum(len(b) / 12 * ELBO(**settings)(model)(b) for b in X.split(5))
-    torch.testing.assert_close(mean, full.mean())
-    svi = SVI(model.model, model.guide, Adam({}), ELBO(**settings))
-    mean = sum(len(b) / 12 * svi.evaluate_loss(b, data_size=12) for b in X.split(5))
-    assert mean == pytest.approx(full.mean().item())
-    assert ELBO(**settings)(model)(X[:5], data_size=12).item() == pytest.approx(full[:5].mean().item())
-
-
-@pytest.mark.parametrize("settings", [{}, {"charges": [FreeBits(0.0)]}, {"analytic": True}], ids=str)
-def test_minibatches_with_a_global_latent_are_unbiased(settings):
-    """Subsampling plates: the mean over an epoch of batches is the full bound, the global latent counted once."""
-
-    def model(x, index=None):
-        m = pyro.sample("m", dist.Normal(torch.tensor(0.0, dtype=x.dtype), 1.0))
-        with pyro.plate("data", 12, subsample=index) as i:
-            z = pyro.sample("z", dist.Normal(m, 1.0))
-            pyro.sample("x", dist.Normal(z, 1.0), obs=x[i])
-
-    def guide(x, index=None):
-        pyro.sample("m", dist.Delta(torch.tensor(0.7, dtype=x.dtype)))
-        with pyro.plate("data", 12, subsample=index) as i:
-            pyro.sample("z", dist.Delta(0.5 * x[i]))
-
-    x, m, z = X[:, 0], torch.tensor(0.7, dtype=torch.float64), 0.5 * X[:, 0]
-    logs = dist.Normal(m, 1.0).log_prob(z) + dist.Normal(z, 1.0).log_prob(x)
-    full = -(logs.sum() + dist.Normal(0.0, 1.0).log_prob(m)) / 12
-    bound = ELBO(**settings)(model, guide)
-    torch.testing.assert_close(bound(x), full)
-    parts = [bound(x, index) for index in torch.randperm(12).split(3)]
-    torch.testing.assert_close(sum(parts) / 4, full)
-    assert float(torch.stack(parts).std()) > 0.01
-    kl = of_programs(model, guide, (x, torch.arange(3)), {}, n=12, num_particles=1, analytic=False).divergences
-    torch.testing.assert_close(
-        kl["z"], -dist.Normal(m, 1.0).log_prob(z[:3])
-    )  # of each datum, whatever the plate's scale
-    torch.testing.assert_close(kl["m"], -dist.Normal(0.0, 1.0).log_prob(m) / 12)
 
 
 # --- errors, traces, reports ---------------------------------------------------------------------------------------

@@ -132,10 +132,21 @@ class Marginal(Advising, dist.TorchDistribution):
             NotImplementedError: If the gradient is asked for and q draws without reparameterisation.
         """
         if q.has_rsample and hasattr(q, "is_update_of") and q.is_update_of(self.prior):
-            z, log_q, log_prior = q.rsample_and_both_log_probs(sample_shape)
-        else:
-            z, log_q = _draw(q, torch.Size(sample_shape))
-            log_prior = log_probs(self.prior, z)
+            return self.terms_at(value, *q.rsample_and_both_log_probs(torch.Size(sample_shape)))
+        return self.terms_at(value, *draw(q, sample_shape))
+
+    def terms_at(
+        self, value: Tensor, z: Tensor, log_q: dict[str, Tensor], log_prior: dict[str, Tensor] | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns what :meth:`terms` does, at given draws.
+
+        Args:
+            value: Data x, with shape ``batch + event_shape``.
+            z: The draws, with shape ``sample_shape + batch + latent event``.
+            log_q: log q(z | x) by site.
+            log_prior: log p(z) by site, if it is known already.
+        """
+        log_prior = log_probs(self.prior, z) if log_prior is None else log_prior
         log_likelihood = self.likelihood(z).log_prob(value)
         if log_prior.keys() != log_q.keys():
             log_prior, log_q = ({"z": sum(parts.values())} for parts in (log_prior, log_q))
@@ -148,8 +159,13 @@ def log_probs(p: Distribution, z: Tensor) -> dict[str, Tensor]:
     return p.log_probs(z) if hasattr(p, "log_probs") else {"z": p.log_prob(z)}
 
 
-def _draw(q: Distribution, sample_shape: torch.Size) -> tuple[Tensor, dict[str, Tensor]]:
-    """Returns draws of z and their log-densities by latent site."""
+def draw(q: Distribution, sample_shape: Sequence[int] = ()) -> tuple[Tensor, dict[str, Tensor]]:
+    """Returns draws of z and their log-densities by latent site.
+
+    Raises:
+        NotImplementedError: If the gradient is asked for and q draws without reparameterisation.
+    """
+    sample_shape = torch.Size(sample_shape)
     if q.has_rsample and hasattr(q, "rsample_and_log_probs"):
         return q.rsample_and_log_probs(sample_shape)
     if hasattr(q, "rsample_and_log_prob"):
@@ -160,6 +176,6 @@ def _draw(q: Distribution, sample_shape: torch.Size) -> tuple[Tensor, dict[str, 
     if not q.has_rsample and any(log.requires_grad for log in log_q.values()):
         raise NotImplementedError(
             f"log_prob: its gradient would be wrong, since {type(q).__name__} draws z without "
-            "reparameterisation; train with ELBO(), and evaluate under torch.no_grad()"
+            "reparameterisation; train with VIMCO() or ELBO(), and evaluate under torch.no_grad()"
         )
     return z, log_q

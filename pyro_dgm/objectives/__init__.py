@@ -6,10 +6,13 @@ loss and one optimizer suffice.
 """
 
 from .adversarial import Adversarial, AdversarialLoss, LeastSquares, NonSaturating, Wasserstein
+from .annealing import CyclicalAnnealing, LinearWarmup
 from .base import Objective, Player
 from .discrepancy import RBF, InverseMultiquadratic, MaximumMeanDiscrepancy
-from .elbo import ELBO, LinearWarmup
+from .divergence import Balance, FreeBits
+from .elbo import ELBO
 from .estimators import differentiable_loss
+from .importance import IWAE, RWS, STL, VIMCO, DReG, effective_sample_size
 from .likelihood import NegativeLogLikelihood
 from .order_agnostic import OrderAgnostic
 from .reconstruction import Reconstruction
@@ -18,10 +21,18 @@ from .total_correlation import AdversarialTotalCorrelation, TotalCorrelation
 
 __all__ = [
     "ELBO",
+    "IWAE",
     "RBF",
+    "RWS",
+    "STL",
+    "VIMCO",
     "Adversarial",
     "AdversarialLoss",
     "AdversarialTotalCorrelation",
+    "Balance",
+    "CyclicalAnnealing",
+    "DReG",
+    "FreeBits",
     "InverseMultiquadratic",
     "LeastSquares",
     "LinearWarmup",
@@ -36,4 +47,5 @@ __all__ = [
     "TotalCorrelation",
     "Wasserstein",
     "differentiable_loss",
+    "effective_sample_size",
 ]

@@ -47,7 +47,8 @@ def check(estimator: PyroELBO) -> None:
     if not (hasattr(estimator, "differentiable_loss") or isinstance(estimator, RenyiELBO)):
         raise ValueError(
             f"estimator: expected one of Pyro's with a loss to differentiate, got {type(estimator).__name__}; "
-            "Trace_ELBO gives reparameterised models the gradient of TraceGraph_ELBO, others are for pyro.infer.SVI"
+            "Trace_ELBO gives reparameterised models the gradient of TraceGraph_ELBO, RWS stands for "
+            "ReweightedWakeSleep, others are for pyro.infer.SVI"
         )
 
 

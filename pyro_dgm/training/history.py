@@ -2,7 +2,9 @@
 
 Columns are the epoch, the number of steps so far, seconds since the start, each player's mean training loss (``loss``
 for a single player) and, where there is validation data, ``validation``. Losses are in the objective's unit,
-mean nats per datum for those of this package.
+mean nats per datum for those of this package. After ``validation`` comes what the objective reports of the same data:
+``kl_z``, the divergence of the latent ``z`` in nats per datum (0 where the posterior has collapsed), ``ess``, the
+effective number of particles (:mod:`pyro_dgm.objectives.reports`).
 """
 
 from collections.abc import Iterator
@@ -46,7 +48,9 @@ class History:
     @property
     def losses(self) -> list[str]:
         """The names of the columns that are losses."""
-        return [c for c in self.columns if c not in ("epoch", "step", "seconds")]
+        columns = self.columns
+        end = columns.index("validation") + 1 if "validation" in columns else None
+        return [c for c in columns[:end] if c not in ("epoch", "step", "seconds")]
 
     def __repr__(self) -> str:
         head = "".join(f"{c:>12}" for c in self.columns)

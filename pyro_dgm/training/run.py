@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from ..objectives.reports import reports
 from . import randomness
 from .average import Average
 from .checkpoint import Checkpoint
@@ -163,16 +164,22 @@ class Run:
 
     @torch.no_grad()
     def _validate(self, row: Row) -> None:
-        """Adds the mean loss on held-out data, with the same random numbers at every epoch; keeps the best weights."""
+        """Adds the mean loss on held-out data and what it reports, with the same random numbers at every epoch.
+
+        Keeps the best weights.
+        """
         game, device = self.loop.game, self.launch.device
         game.eval()
         total = torch.zeros(2, device=device)
+        told: dict[str, Tensor] = {}
         with game.whole(), randomness.unchanged(device):
             torch.manual_seed(self.launch.rank)
             for batch in self.held or ():
-                with torch.enable_grad(), self.launch.autocast():  # a loss may contain a gradient
+                with torch.enable_grad(), self.launch.autocast(), reports() as found:  # a loss may contain a gradient
                     loss = game.players[0].loss(*batch).detach()
+                told = {name: told.get(name, 0) + len(batch[0]) * value for name, value in found.items()}
                 total += torch.stack([loss * len(batch[0]), torch.full_like(loss, len(batch[0]))])
+        told = {name: float(value / total[1]) for name, value in told.items()}
         total = self.launch.reduce(total, "sum")
         row["validation"] = float(total[0] / total[1])
         if not math.isfinite(row["validation"]):
@@ -183,6 +190,7 @@ class Run:
                 len(self.train),
                 "validation",
             )
+        row.update(self.launch.agree(told))  # of the first process's share of the data
         if row["validation"] < self.best:
             self.best, self.history.best_epoch = row["validation"], self.epoch
             self.best_weights = {k: v.clone() for k, v in game.tensors().items()}

@@ -2,6 +2,8 @@
 
 - With a density: `log_likelihood` of each datum, `held_out` mean with its error, `bits_per_dim`, and
   `compare` for a table of several models on the same data.
+- With a latent variable: `importance_weighted` and `annealed` likelihoods, with all their errors, `bidirectional` bounds on
+  both sides.
 - With samples only, or for the sampler of any model: `c2st`, `mmd` and `mmd_test`.
 - For an amortised posterior, on simulations: `sbc_ranks` and `expected_coverage`, tested by `rank_test`.
 - For the plots and the file format of ArviZ, 0.x or 1.x: `to_arviz`.
@@ -10,9 +12,11 @@ Log-likelihoods are in nats unless a name says bits. Nothing here changes a mode
 random generator.
 """
 
+from .annealing import Sandwich, annealed, bidirectional
 from .arviz_export import to_arviz
 from .calibration import Coverage, expected_coverage, rank_test, sbc_ranks
 from .comparison import Comparison, Score, compare
+from .importance import Evidence, importance_weighted
 from .likelihood import HeldOut, bits_per_dim, held_out, log_likelihood
 from .two_sample import C2ST, c2st, mmd, mmd_test
 
@@ -20,13 +24,18 @@ __all__ = [
     "C2ST",
     "Comparison",
     "Coverage",
+    "Evidence",
     "HeldOut",
+    "Sandwich",
     "Score",
+    "annealed",
+    "bidirectional",
     "bits_per_dim",
     "c2st",
     "compare",
     "expected_coverage",
     "held_out",
+    "importance_weighted",
     "log_likelihood",
     "mmd",
     "mmd_test",

@@ -15,7 +15,6 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
-from ...distributions import Flow, Proposal
 from ..base import GenerativeModel
 from .latent import LatentVariableModel, join, promise
 
@@ -80,16 +79,6 @@ class VAE(LatentVariableModel):
     def infer(self, x: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """Returns the approximate posterior q(z | x, c) for x with shape (*, *event_shape)."""
         return self.posterior(join(x, len(self.event_shape), context))
-
-    def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Returns the representation of x: the posterior's mean, or for a flow the image of its base's mean."""
-        q = self.infer(x, context)
-        q = q.flow if isinstance(q, Proposal) else q
-        return q.transforms[0](q.base_dist.mean) if isinstance(q, Flow) else q.mean
-
-    def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Returns the mean of p(x' | z, c) at the representation z of x."""
-        return self.decode(self.encode(x, context), context).mean
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:

@@ -60,8 +60,9 @@ class Evidence(NamedTuple):
     effective_size: Tensor
 
     def __str__(self) -> str:
-        few = int((self.effective_size < min(_FEW, self.num_particles)).sum())
-        warning = f"; {few} data with fewer than {_FEW}, whose error is not to be trusted" if few else ""
+        least = min(_FEW, self.num_particles / 4)
+        few = int((self.effective_size < least).sum())
+        warning = f"; {few} data with fewer than {least:g}, whose error is not to be trusted" if few else ""
         return (
             f"{self.mean:.3f} ± {self.standard_error:.3f} nats per datum ({self.density.replace('_', ' ')}), "
             f"{self.bits_per_dim:.3f} bits/dim, n = {self.n}; {self.num_particles} particles, Monte Carlo error "

@@ -9,8 +9,11 @@ wrong with a mean of it over n test data, and each has its number:
 
 - the test set is finite: ``standard_error``, sd(log p_K(x_i)) / sqrt(n), which contains what follows, too;
 - the weights are random: ``monte_carlo_error``, by which the mean would differ if it were computed again;
-- few weights carry all: ``effective_size`` of each datum. Where it is near 1, q misses the posterior, the bound is
-  loose, and the Monte Carlo error is too small to be true. :func:`~pyro_dgm.evaluation.annealed` then is the judge.
+- few weights carry all: ``effective_size`` of each datum. Where it is near 1, the bound is loose, and the Monte Carlo
+  error is too small to be true.
+
+None of them sees what no particle has seen: a q that is much too narrow, or misses a mode, looks well with a loose
+bound. :func:`~pyro_dgm.evaluation.annealed`, which needs no q, is the judge of that.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from ..distributions import Marginal
 from ..mcmc import Weights
 from .likelihood import bits_per_dim, evaluating
 
-_NUMBERS = 2**18  # of data at a time on a processor: what is made of them stays in its cache
+_NUMBERS = 2**20  # of data at a time on a processor: what is made of them stays in its cache
 _NUMBERS_ON_GPU = 2**25
 _FEW = 10  # effective particles below which their error is not to be trusted
 
@@ -92,7 +95,7 @@ def importance_weighted(
         context: one context for each datum, shape `[n, context]`, or one for all, shape `[context]`.
         num_particles: K; the bound rises with it.
         levels: see `bits_per_dim`.
-        chunk_size: pairs (datum, z) decoded at a time; default as many as make 2^18 numbers of data on a processor,
+        chunk_size: pairs (datum, z) decoded at a time; default as many as make 2^20 numbers of data on a processor,
             2^25 on a GPU.
         compile: whether the decoding of a chunk is traced and compiled, which takes seconds, and is worth them from
             some millions of pairs on. (Data are then inferred once for every chunk.)

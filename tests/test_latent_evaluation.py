@@ -145,14 +145,15 @@ def test_a_flow_has_units_without_divergences_of_their_own():
 def test_the_divergence_splits_into_its_parts():
     """q(z) is N(0, a^2 + s^2): within 5 standard errors of the exact parts (and the finite data, 0.02)."""
     vae = gaussian_vae([0.9], [0.5])
-    found = divergence(vae, torch.randn(1500, 1), num_samples=2)
+    x = torch.randn(1500, 1)
+    found = divergence(vae, x, num_samples=2)
     v = 0.81 + 0.25
     exact = [0.5 * (v - 1 - math.log(0.25)), 0.5 * math.log(v / 0.25), 0.5 * (v - 1 - math.log(v))]
     for value, truth, error in zip(found[:3], exact, found.errors, strict=True):
         assert abs(value - truth) < 5 * error + 0.02
     assert found.kl == pytest.approx(found.mutual_information + found.marginal_kl)
-    few = divergence(vae, torch.randn(1500, 1), num_components=5)
-    assert few.mutual_information > found.mutual_information + 0.2
+    few = divergence(vae, x, num_components=3)
+    assert few.mutual_information > found.mutual_information + 0.1
 
 
 def test_the_aggregate_is_the_mixture_of_all():

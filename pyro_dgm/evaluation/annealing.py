@@ -17,16 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pyro
 import torch
 from torch import Tensor, nn
 
 from ..distributions import Marginal
-from ..mcmc import Weights
-from ..mcmc import backward as _backward
-from ..mcmc import forward as _forward
+from ..mcmc import PosteriorAnnealing, Weights
+from ..mcmc.ais import Initial
 from .importance import Evidence, batches, chunk_of, evidence, inferred
 from .likelihood import evaluating
 
@@ -54,14 +53,14 @@ def annealed(
     num_temperatures: int = 500,
     num_chains: int = 16,
     *,
-    initial: str = "prior",
+    initial: Initial = "prior",
     leapfrog_steps: int = 10,
     levels: int | None = None,
     batch_size: int | None = None,
 ) -> Evidence:
     """Log-likelihood of held-out data by annealed importance sampling, with its errors.
 
-    Runs in evaluation mode. The step sizes of Hamiltonian Monte Carlo are found in a pilot run, of a hundred
+    Runs in evaluation mode. The step sizes of Hamiltonian Monte Carlo are found in a pilot run, of fifty
     temperatures or so, and differ between data and temperatures.
 
     Args:
@@ -88,12 +87,12 @@ def annealed(
         torch.Size([3])
     """
     rows = max(1, chunk_of(x) // max(1, num_chains)) if batch_size is None else batch_size
-    settings = {"leapfrog_steps": leapfrog_steps, "initial": initial}
     weights = []
     with torch.no_grad(), evaluating(model):
         for batch in batches(x, context, rows):
             with _unchecked(model, *batch) as p:
-                weights.append(Weights().add(_forward(p, batch[0], num_chains, num_temperatures, **settings)[1]))
+                annealing = PosteriorAnnealing(p, batch[0], num_chains, num_temperatures, leapfrog_steps, initial)
+                weights.append(Weights().add(annealing.forward()[1]))
     return evidence(weights, x.shape[1:], levels)
 
 
@@ -104,7 +103,7 @@ def bidirectional(
     num_temperatures: int = 500,
     num_chains: int = 16,
     *,
-    initial: str = "prior",
+    initial: Initial = "prior",
     leapfrog_steps: int = 10,
     levels: int | None = None,
     batch_size: int | None = None,
@@ -135,12 +134,12 @@ def bidirectional(
     with torch.no_grad(), evaluating(model):
         z, x = _simulated(model, num_data, context)
         rows = max(1, chunk_of(x) // max(1, num_chains)) if batch_size is None else batch_size
-        settings: dict[str, Any] = {"leapfrog_steps": leapfrog_steps, "initial": initial}
         lower, upper = [], []
         for batch, exact in zip(batches(x, context, rows), z.split(rows), strict=True):
             with _unchecked(model, *batch) as p:
-                lower.append(Weights().add(_forward(p, batch[0], num_chains, num_temperatures, **settings)[1]))
-                upper.append(Weights().add(_backward(p, batch[0], exact, num_chains, num_temperatures, **settings)[1]))
+                annealing = PosteriorAnnealing(p, batch[0], num_chains, num_temperatures, leapfrog_steps, initial)
+                lower.append(Weights().add(annealing.forward()[1]))
+                upper.append(Weights().add(annealing.backward(exact)[1]))
     below, above = evidence(lower, x.shape[1:], levels), evidence(upper, x.shape[1:], levels, "upper_bound")
     gaps = above.log_prob - below.log_prob
     return Sandwich(below, above, gaps.mean().item(), gaps.std().item() / len(gaps) ** 0.5)

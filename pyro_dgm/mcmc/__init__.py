@@ -6,9 +6,9 @@ the likelihood of a latent variable model (:func:`pyro_dgm.evaluation.annealed`)
 machine.
 """
 
-from .ais import backward, forward
+from .ais import PosteriorAnnealing
 from .anneal import Geometric, Path, anneal, sigmoid_schedule
 from .hmc import HMC
 from .weights import Weights
 
-__all__ = ["HMC", "Geometric", "Path", "Weights", "anneal", "backward", "forward", "sigmoid_schedule"]
+__all__ = ["HMC", "Geometric", "Path", "PosteriorAnnealing", "Weights", "anneal", "sigmoid_schedule"]

@@ -22,22 +22,13 @@ from ..nn import at_least_float32
 from .anneal import Geometric, anneal, sigmoid_schedule
 from .hmc import HMC
 
-WARMUP, PILOT = 30, 100  # transitions of the pilot run that finds the step sizes: at first, and along the path
+PILOT = 50  # temperatures of the pilot run that finds the step sizes
 
 Initial = Literal["prior", "posterior"]
 
 
-@torch.no_grad()
-def forward(
-    p: Marginal,
-    x: Tensor,
-    num_chains: int = 16,
-    num_temperatures: int = 500,
-    *,
-    leapfrog_steps: int = 10,
-    initial: Initial = "prior",
-) -> tuple[Tensor, Tensor]:
-    """Anneals from prior or proposal to the posterior.
+class PosteriorAnnealing:
+    """Annealing between prior or proposal and the posterior, in either direction, its step sizes found by a pilot run.
 
     Args:
         p: The distribution of a model with continuous, unconstrained latents, made under
@@ -46,74 +37,71 @@ def forward(
         num_chains: Number of chains per datum.
         num_temperatures: Number T of steps along the path.
         leapfrog_steps: Gradients per step.
-        initial: Where chains start: from the ``"prior"``, or the ``"posterior"`` q(z | x).
+        initial: The other end of the path: the ``"prior"``, or the ``"posterior"`` q(z | x).
 
-    Returns:
-        Draws from near the posterior, with shape ``(num_chains, n) + latent shape``, and log-weights in nats, whose
-        exponentials have p(x) as expectation, with shape (num_chains, n).
+    Attributes:
+        path: The densities.
+        betas: The T + 1 temperatures.
+        transition: Hamiltonian Monte Carlo.
 
     Raises:
         ValueError: If latents are discrete, constrained, or several, or numbers do not fit.
     """
-    walk = _Walk(p, x, num_chains, num_temperatures, leapfrog_steps, initial)
-    return anneal(walk.start(), walk.path, walk.transition, walk.betas)
 
-
-@torch.no_grad()
-def backward(
-    p: Marginal,
-    x: Tensor,
-    z: Tensor,
-    num_chains: int = 16,
-    num_temperatures: int = 500,
-    *,
-    leapfrog_steps: int = 10,
-    initial: Initial = "prior",
-) -> tuple[Tensor, Tensor]:
-    """Anneals from exact draws of the posterior to prior or proposal; arguments else as in :func:`forward`.
-
-    Args:
-        p: The distribution of a model.
-        x: Data drawn from it, with shape ``(n,) + event_shape``.
-        z: The latents they were drawn from, with shape ``(n,) + latent shape``.
-        num_chains: Number of chains per datum, all from the same z.
-        num_temperatures: Number T of steps along the path.
-        leapfrog_steps: Gradients per step.
-        initial: Where chains end.
-
-    Returns:
-        The last states, and log-weights in nats whose exponentials have 1 / p(x) as expectation.
-    """
-    walk = _Walk(p, x, num_chains, num_temperatures, leapfrog_steps, initial)
-    exact = walk.transition(z.expand(num_chains, *z.shape), walk.betas[-1])  # still exact; sets the chains apart
-    return anneal(exact, walk.path, walk.transition, walk.betas.flip(0))
-
-
-class _Walk:
-    """The path from prior or proposal to the posterior, its temperatures, and a transition tuned to it."""
-
-    def __init__(self, p: Marginal, x: Tensor, chains: int, steps: int, leapfrog_steps: int, initial: Initial) -> None:
-        if chains < 1:
-            raise ValueError(f"num_chains: expected at least 1, got {chains}")
+    @torch.no_grad()
+    def __init__(
+        self,
+        p: Marginal,
+        x: Tensor,
+        num_chains: int = 16,
+        num_temperatures: int = 500,
+        leapfrog_steps: int = 10,
+        initial: Initial = "prior",
+    ) -> None:
+        if num_chains < 1:
+            raise ValueError(f"num_chains: expected at least 1, got {num_chains}")
         if initial not in ("prior", "posterior"):
             raise ValueError(f"initial: expected 'prior' or 'posterior', got {initial!r}")
         q = p.proposal(x)
-        self.initial, self.chains = p.prior.expand(q.batch_shape) if initial == "prior" else q, chains
+        self.initial, self.num_chains = p.prior.expand(q.batch_shape) if initial == "prior" else q, num_chains
 
         def joint(z: Tensor) -> Tensor:
             return _log_prob(p.prior, z) + at_least_float32(p.likelihood(z).log_prob(x))
 
         self.path = Geometric(lambda z: _log_prob(self.initial, z), joint)
-        z = self.start()
-        self.betas = sigmoid_schedule(steps, z)
+        z = self._start()
+        self.betas = sigmoid_schedule(num_temperatures, z)
         self.transition = HMC(self.path, step_size=0.5, leapfrog_steps=leapfrog_steps)
-        every = max(1, steps // PILOT)
-        pilot = self.betas[1:].flip(0)[::every].flip(0)
-        self.transition.tune(z, torch.cat([self.betas[:1].expand(WARMUP), pilot]))
+        every = max(1, num_temperatures // PILOT)
+        self.transition.tune(z, self.betas[1:].flip(0)[::every].flip(0))
 
-    def start(self) -> Tensor:
-        """Returns exact draws at the first temperature."""
-        z = self.initial.sample((self.chains,))
+    @torch.no_grad()
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Anneals from prior or proposal to the posterior.
+
+        Returns:
+            Draws from near the posterior, with shape ``(num_chains, n) + latent shape``, and log-weights in nats, whose
+            exponentials have p(x) as expectation, with shape (num_chains, n).
+        """
+        return anneal(self._start(), self.path, self.transition, self.betas)
+
+    @torch.no_grad()
+    def backward(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Anneals from exact draws of the posterior to prior or proposal.
+
+        Args:
+            z: The latents, with shape ``(n,) + latent shape``, that the data were drawn from; all chains of a datum
+                start there.
+
+        Returns:
+            The last states, and log-weights in nats whose exponentials have 1 / p(x) as expectation.
+        """
+        # A transition at the posterior leaves them exact, and sets the chains apart
+        exact = self.transition(z.expand(self.num_chains, *z.shape), self.betas[-1])
+        return anneal(exact, self.path, self.transition, self.betas.flip(0))
+
+    def _start(self) -> Tensor:
+        z = self.initial.sample((self.num_chains,))
         if not isinstance(z, Tensor) or not _unconstrained(self.initial.support):
             raise ValueError(
                 "model: Hamiltonian dynamics needs one latent without constraints (support real), got "

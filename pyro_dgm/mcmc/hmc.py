@@ -48,25 +48,26 @@ class HMC:
         self._betas: Tensor | None = None
         self._step_sizes: Tensor | None = None
 
-    def tune(self, z: Tensor, betas: Tensor, target: float = 0.65, rate: float = 0.25) -> Tensor:
+    def tune(self, z: Tensor, betas: Tensor, warmup: int = 30, target: float = 0.65, rate: float = 0.25) -> Tensor:
         """Finds step sizes in a pilot run along the path; returns its last states, which may not be used further.
 
         Args:
             z: States at the first temperature.
             betas: Temperatures of the pilot, rising, with shape (T,); a transition takes the step size of the first
                 one of them that is not below its own.
+            warmup: Number of transitions before, at the first of them.
             target: Wanted probability of acceptance.
             rate: Number r, by how much the logarithm of a step size follows the acceptance.
         """
         log_step, found = None, []
-        for beta in betas:
+        for beta in [*[betas[0]] * warmup, *betas]:
             step = self.step_size if log_step is None else log_step.exp()
             z = self._move(z, beta, step)
             if log_step is None:
                 log_step = torch.full_like(self.acceptance, self.step_size).log()
             log_step = log_step + rate * (self.acceptance - target)
             found.append(log_step)
-        self._betas, self._step_sizes = betas.contiguous(), torch.stack(found).exp()
+        self._betas, self._step_sizes = betas.contiguous(), torch.stack(found[warmup:]).exp()
         return z
 
     def __call__(self, z: Tensor, beta: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ def sigmoid_schedule(steps: int, like: Tensor, steepness: float = 4.0) -> Tensor
 
     Example:
         >>> sigmoid_schedule(4, torch.zeros(()))
-        tensor([0.0000, 0.1067, 0.5000, 0.8933, 1.0000])
+        tensor([0.0000, 0.1050, 0.5000, 0.8950, 1.0000])
     """
     if steps < 1:
         raise ValueError(f"steps: expected at least 1, got {steps}")

@@ -25,8 +25,8 @@ class Weights:
 
     Example:
         >>> w = Weights()
-        >>> w.add(torch.tensor([1.0, 3.0]).log()).add(torch.tensor([2.0]).log()).log_mean.exp()
-        tensor(2., dtype=torch.float64)
+        >>> round(w.add(torch.tensor([1.0, 3.0]).log()).add(torch.tensor([2.0]).log()).log_mean.exp().item(), 4)
+        2.0
     """
 
     def __init__(self) -> None:

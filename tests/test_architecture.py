@@ -176,8 +176,9 @@ def test_every_public_model_is_in_the_readme():
         assert re.search(rf"`{name}`", readme), f"{name} has no row in the README's table"
 
 
-@pytest.mark.parametrize("package", ["nn", "transforms", "distributions", "models", "objectives", "guides", "training",
-                                     "evaluation", "plots", "datasets", "tasks", "distributions.heads"])  # fmt: skip
+@pytest.mark.parametrize("package", ["nn", "transforms", "distributions", "models", "objectives", "guides", "mcmc",
+                                     "training", "evaluation", "plots", "datasets", "tasks",
+                                     "distributions.heads"])  # fmt: skip
 def test_all_is_complete_and_documented(package):
     module = importlib.import_module(f"pyro_dgm.{package}")
     assert len(set(module.__all__)) == len(module.__all__)

@@ -15,6 +15,7 @@ from pyro_dgm.plots import (
     density_1d,
     density_2d,
     image_grid,
+    interpolation,
     latent_space,
     latent_traversal,
     learning_curves,
@@ -180,6 +181,35 @@ def test_reconstructions_are_below_originals(rng):
     assert [float(tick) for tick in ax.get_yticks()] == [2.0, 8.0], "each label at the middle of its row"
 
 
+def test_reconstructions_in_pairs_of_rows(rng):
+    x, x_hat = torch.rand(2, 5, 4, 4, generator=rng)
+    ax, mosaic = picture(reconstructions(x, x_hat, columns=3))
+    assert np.allclose(mosaic[10:14, 5:9, 0], x[4].numpy()) and np.allclose(mosaic[15:, 5:9, 0], x_hat[4].numpy())
+    assert (mosaic[10:, 10:] == 0).all(), "missing ones are transparent"
+    assert [label.get_text() for label in ax.get_yticklabels()] == ["$x$", r"$\hat{x}$"] * 2
+
+
+def test_interpolation_stands_between_its_data(rng):
+    images, ends = torch.rand(2, 3, 1, 4, 4, generator=rng), torch.rand(2, 2, 1, 4, 4, generator=rng)
+    ax, mosaic = picture(interpolation(images, ends[0], ends[1]))
+    assert np.allclose(mosaic[5:, :4, 0], ends[0, 1, 0].numpy()) and np.allclose(
+        mosaic[5:, 20:, 0], ends[1, 1, 0].numpy()
+    )
+    assert np.allclose(mosaic[5:, 15:19, 0], images[1, 2, 0].numpy())
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["$x_0$", "0", "0.5", "1", "$x_1$"]
+    _, mosaic = picture(interpolation(images))
+    assert mosaic.shape == (9, 14, 4)
+
+
+def test_latent_traversal_is_sorted_by_cost(rng):
+    images = torch.rand(3, 2, 4, 4, generator=rng)
+    ax, mosaic = picture(latent_traversal(images, kl=torch.tensor([0.1, 2.0, 0.5])))
+    for row, unit in enumerate([1, 2, 0]):
+        assert np.allclose(mosaic[5 * row : 5 * row + 4, :4, 0], images[unit, 0].numpy())
+    labels = [label.get_text() for label in ax.get_yticklabels()]
+    assert labels == ["$z_{2}$  2.00 nats", "$z_{3}$  0.50 nats", "$z_{1}$  0.10 nats"]
+
+
 def test_latent_traversal_rows_and_steps(rng):
     images = torch.rand(2, 3, 4, 4, generator=rng)
     ax, mosaic = picture(latent_traversal(images, row_labels=["tilt", "size"], steps=[-1, 0, 1]))
@@ -213,6 +243,16 @@ def test_latent_space_projects_on_the_widest_plane(rng):
     assert sum(share) == pytest.approx(100, abs=1) and share[0] > share[1]
 
 
+def test_latent_space_by_neighbours(rng):
+    """Two far groups of five dimensions stay apart, the same at every call."""
+    z = torch.cat([torch.randn(25, 5, generator=rng), torch.randn(25, 5, generator=rng) + 50])
+    layouts = [dots(drawn(latent_space(z, method="tsne", perplexity=8))[0]) for _ in range(2)]
+    assert np.array_equal(*layouts)
+    groups = layouts[0][:25], layouts[0][25:]
+    apart = np.linalg.norm(groups[0].mean(0) - groups[1].mean(0))
+    assert apart > 2 * max(np.linalg.norm(g - g.mean(0), axis=1).max() for g in groups)
+
+
 def test_latent_space_of_a_continuous_label(rng):
     z = torch.randn(30, 2, generator=rng)
     ax, _ = drawn(latent_space(z, z[:, 0]))
@@ -230,6 +270,7 @@ def test_latent_space_of_a_continuous_label(rng):
         lambda ax: density_2d(normal, bounds=(-1, 1), num_points=5, ax=ax),
         lambda ax: image_grid(torch.rand(2, 3, 3), ax=ax),
         lambda ax: reconstructions(torch.rand(2, 3, 3), torch.rand(2, 3, 3), ax=ax),
+        lambda ax: interpolation(torch.rand(2, 2, 3, 3), ax=ax),
         lambda ax: latent_traversal(torch.rand(2, 2, 3, 3), ax=ax),
         lambda ax: latent_space(torch.rand(9, 2), ax=ax),
     ],
@@ -261,7 +302,13 @@ def test_draws_into_axes_given(draw):
         (lambda: reconstructions(torch.zeros(2, 4, 4), torch.zeros(3, 4, 4)), "x_hat"),
         (lambda: latent_traversal(torch.zeros(2, 4, 4)), "steps"),
         (lambda: latent_traversal(torch.zeros(2, 3, 4, 4), steps=[1, 2]), "steps: expected 3"),
+        (lambda: latent_traversal(torch.zeros(2, 3, 4, 4), kl=[1]), "kl: expected 2"),
+        (lambda: reconstructions(torch.zeros(2, 4, 4), torch.zeros(2, 4, 4), columns=0), "columns"),
+        (lambda: interpolation(torch.zeros(2, 4, 4)), "steps"),
+        (lambda: interpolation(torch.zeros(2, 3, 4, 4), torch.zeros(1, 4, 4)), "x_from: expected"),
         (lambda: latent_space(torch.zeros(5)), "density_1d"),
+        (lambda: latent_space(torch.rand(9, 3), method="umap"), "method"),
+        (lambda: latent_space(torch.rand(9, 3), method="tsne"), "perplexity"),
         (lambda: latent_space(torch.zeros(5, 2), torch.zeros(4)), "labels"),
     ],
 )

@@ -247,13 +247,21 @@ def center(p: Distribution) -> Tensor:
 
     That is its mean; for a flow the image of its base's mean; and for several latents the middle of each given that
     the latents before it are in their middle.
+
+    Raises:
+        NotImplementedError: If a distribution has no mean.
     """
     if isinstance(p, Hierarchy):
         return p.run(lambda _, conditional: center(conditional))
     if isinstance(p, dist.MaskedMixture):
         return torch.where(p.mask[..., None], center(p.component1), center(p.component0))
     p = p.flow if isinstance(p, Proposal) else p
-    return p.transforms[0](p.base_dist.mean) if isinstance(p, Flow) else p.mean
+    if isinstance(p, Flow):
+        return p.transforms[0](p.base_dist.mean)
+    try:
+        return p.mean
+    except NotImplementedError as error:
+        raise NotImplementedError(f"encode: {type(p).__name__} has no mean; ask for draws, num_samples=1") from error
 
 
 def concatenated(parts: Sequence[Tensor]) -> Tensor:

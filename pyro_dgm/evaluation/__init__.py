@@ -2,6 +2,9 @@
 
 - With a density: `log_likelihood` of each datum, `held_out` mean with its error, `bits_per_dim`, and
   `compare` for a table of several models on the same data.
+- With a latent variable: `importance_weighted` and `annealed` likelihoods, with all their errors, `bidirectional`
+  bounds on both sides; `latent_units` (active, or collapsed) and the parts of their `divergence`.
+- For codes and known factors: `mig`, `sap` and `dci`, scores of disentanglement.
 - With samples only, or for the sampler of any model: `c2st`, `mmd` and `mmd_test`.
 - For an amortised posterior, on simulations: `sbc_ranks` and `expected_coverage`, tested by `rank_test`.
 - For the plots and the file format of ArviZ, 0.x or 1.x: `to_arviz`.
@@ -10,27 +13,44 @@ Log-likelihoods are in nats unless a name says bits. Nothing here changes a mode
 random generator.
 """
 
+from .annealing import Sandwich, annealed, bidirectional
 from .arviz_export import to_arviz
 from .calibration import Coverage, expected_coverage, rank_test, sbc_ranks
 from .comparison import Comparison, Score, compare
+from .disentanglement import DCI, dci, mig, sap
+from .importance import Evidence, importance_weighted
+from .latent import Divergence, LatentUnits, divergence, latent_units
 from .likelihood import HeldOut, bits_per_dim, held_out, log_likelihood
 from .two_sample import C2ST, c2st, mmd, mmd_test
 
 __all__ = [
     "C2ST",
+    "DCI",
     "Comparison",
     "Coverage",
+    "Divergence",
+    "Evidence",
     "HeldOut",
+    "LatentUnits",
+    "Sandwich",
     "Score",
+    "annealed",
+    "bidirectional",
     "bits_per_dim",
     "c2st",
     "compare",
+    "dci",
+    "divergence",
     "expected_coverage",
     "held_out",
+    "importance_weighted",
+    "latent_units",
     "log_likelihood",
+    "mig",
     "mmd",
     "mmd_test",
     "rank_test",
+    "sap",
     "sbc_ranks",
     "to_arviz",
 ]

@@ -6,19 +6,20 @@ any device, or numpy.
 
 - training: `learning_curves`
 - densities and samples: `density_1d`, `density_2d`, `pair_plot`
-- images: `image_grid`, `reconstructions`, `latent_traversal`
+- images: `image_grid`, `reconstructions`, `interpolation`, `latent_traversal`
 - latents: `latent_space`
 """
 
 from .curves import learning_curves
 from .densities import density_1d, density_2d, pair_plot
-from .images import image_grid, latent_traversal, reconstructions
+from .images import image_grid, interpolation, latent_traversal, reconstructions
 from .latent import latent_space
 
 __all__ = [
     "density_1d",
     "density_2d",
     "image_grid",
+    "interpolation",
     "latent_space",
     "latent_traversal",
     "learning_curves",

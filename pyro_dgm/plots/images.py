@@ -51,12 +51,15 @@ def image_grid(
     return _draw(pixels, min(columns, len(pixels)), ax)
 
 
-def reconstructions(x: Array, x_hat: Array, *, value_range: Range = None, ax: Axes | None = None) -> Figure:
-    """Draw images above what a model made of them, one column for each.
+def reconstructions(
+    x: Array, x_hat: Array, columns: int | None = None, *, value_range: Range = None, ax: Axes | None = None
+) -> Figure:
+    """Draw images above what a model made of them, one column for each, in pairs of rows.
 
     Args:
         x: originals, with shape `[n, C, H, W]` or `[n, H, W]`.
         x_hat: reconstructions, with the same shape.
+        columns: images in a row; default all of them, so that there is one pair of rows.
         value_range: values of black and white; default (0, 1), or (0, 255) for 8-bit integers.
         ax: axes to draw into; default a new figure.
 
@@ -64,12 +67,58 @@ def reconstructions(x: Array, x_hat: Array, *, value_range: Range = None, ax: Ax
         The figure; upper row x, lower row x_hat.
 
     Raises:
-        ValueError: different shapes, or a shape that is not of images.
+        ValueError: different shapes, or a shape that is not of images, or columns less than 1.
     """
     above, below = _pixels(x, "x", value_range), _pixels(x_hat, "x_hat", value_range)
     if above.shape != below.shape:
         raise ValueError(f"x_hat: expected the shape of x, {above.shape}, got {below.shape}.")
-    return _draw(np.concatenate([above, below]), len(above), ax, row_labels=["$x$", r"$\hat{x}$"])
+    columns = len(above) if columns is None else columns
+    if columns < 1:
+        raise ValueError(f"columns: expected at least 1, got {columns}.")
+    columns = min(columns, len(above))
+    starts = range(0, len(above), columns)
+    missing = np.zeros((-len(above) % columns, *above.shape[1:]))
+    rows = [np.concatenate([side, missing])[i : i + columns] for i in starts for side in (above, below)]
+    return _draw(np.concatenate(rows), columns, ax, row_labels=["$x$", r"$\hat{x}$"] * len(starts))
+
+
+def interpolation(
+    images: Array,
+    x_from: Array | None = None,
+    x_to: Array | None = None,
+    *,
+    value_range: Range = None,
+    ax: Axes | None = None,
+) -> Figure:
+    """Draw what a decoder makes of latents between those of two data, a row for each pair of data.
+
+    Args:
+        images: decoded images, with shape `[rows, steps, C, H, W]` or `[rows, steps, H, W]`, as from
+            `tasks.interpolate`.
+        x_from: the first data of the pairs, with shape `[rows, C, H, W]` or `[rows, H, W]`, drawn on the left.
+        x_to: the last data of the pairs, drawn on the right.
+        value_range: values of black and white; default (0, 1), or (0, 255) for 8-bit integers.
+        ax: axes to draw into; default a new figure.
+
+    Returns:
+        The figure; below the columns the place t on the way, from 0 to 1.
+
+    Raises:
+        ValueError: a shape that is not of rows of images, or data that do not fit.
+    """
+    array = _rows(images)
+    labels = [f"{t:.2g}" for t in np.linspace(0, 1, array.shape[1])]
+    ends = []
+    for name, data in (("x_from", x_from), ("x_to", x_to)):
+        end = None if data is None else to_numpy(data, name)[:, None]
+        if end is not None and end.shape != (len(array), 1, *array.shape[2:]):
+            raise ValueError(f"{name}: expected shape {(len(array), *array.shape[2:])}, got {end[:, 0].shape}.")
+        ends.append([] if end is None else [end])
+    before, after = ends
+    labels = ["$x_0$"] * len(before) + labels + ["$x_1$"] * len(after)
+    array = np.concatenate([*before, array, *after], axis=1)
+    pixels = _pixels(array.reshape(-1, *array.shape[2:]), "images", value_range)
+    return _draw(pixels, array.shape[1], ax, column_labels=labels)
 
 
 def latent_traversal(
@@ -77,6 +126,7 @@ def latent_traversal(
     *,
     row_labels: Sequence[str] | None = None,
     steps: Array | None = None,
+    kl: Array | None = None,
     value_range: Range = None,
     ax: Axes | None = None,
 ) -> Figure:
@@ -86,6 +136,8 @@ def latent_traversal(
         images: decoded images, with shape `[rows, steps, C, H, W]` or `[rows, steps, H, W]`.
         row_labels: names of the rows; default z_1, z_2, ...
         steps: the values of the coordinate, with shape `[steps]`, written below the columns.
+        kl: what each coordinate costs in nats, with shape `[rows]`; rows are then sorted by it, the costliest on top,
+            and it is written beside them.
         value_range: values of black and white; default (0, 1), or (0, 255) for 8-bit integers.
         ax: axes to draw into; default a new figure.
 
@@ -95,17 +147,31 @@ def latent_traversal(
     Raises:
         ValueError: a shape that is not of rows of images, or labels that do not fit.
     """
-    array = to_numpy(images, "images")
-    if array.ndim not in (4, 5):
-        raise ValueError(f"images: expected (rows, steps, C, H, W) or (rows, steps, H, W), got {array.shape}.")
+    array = _rows(images)
     rows, columns = array.shape[:2]
     row_labels = [f"$z_{{{i + 1}}}$" for i in range(rows)] if row_labels is None else list(row_labels)
     column_labels = None if steps is None else [f"{value:.3g}" for value in to_numpy(steps, "steps").reshape(-1)]
-    for name, labels, count in (("row_labels", row_labels, rows), ("steps", column_labels, columns)):
+    costs = None if kl is None else to_numpy(kl, "kl").reshape(-1)
+    for name, labels, count in (
+        ("row_labels", row_labels, rows),
+        ("steps", column_labels, columns),
+        ("kl", costs, rows),
+    ):
         if labels is not None and len(labels) != count:
             raise ValueError(f"{name}: expected {count} of them, got {len(labels)}.")
+    if costs is not None:
+        order = np.argsort(-costs, kind="stable")
+        array, row_labels = array[order], [f"{row_labels[i]}  {costs[i]:.2f} nats" for i in order]
     pixels = _pixels(array.reshape(-1, *array.shape[2:]), "images", value_range)
     return _draw(pixels, columns, ax, row_labels=row_labels, column_labels=column_labels)
+
+
+def _rows(images: Array) -> np.ndarray:
+    """Rows of images, `[rows, steps, C, H, W]` or `[rows, steps, H, W]`."""
+    array = to_numpy(images, "images")
+    if array.ndim not in (4, 5):
+        raise ValueError(f"images: expected (rows, steps, C, H, W) or (rows, steps, H, W), got {array.shape}.")
+    return array
 
 
 def _pixels(images: Array, name: str, value_range: Range) -> np.ndarray:

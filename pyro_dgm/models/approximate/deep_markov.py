@@ -22,13 +22,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ...distributions import Hierarchy
-from ...distributions.hierarchy import center, concatenated
+from ...distributions.hierarchy import concatenated
 from ...distributions.steps import OrMissing, Steps, missing
 from ...nn import leave_autocast
 from ...nn.recurrent import BackwardGRU, Combiner, GatedTransition
 from ..base import GenerativeModel
 from ..parametric import DiagonalNormal
-from .latent import LatentVariableModel, join, promise, promise_latent
+from .latent import LatentVariableModel, join, promise, promise_latent, shown, shown_features
 
 
 class DeepMarkovModel(LatentVariableModel):
@@ -98,7 +98,7 @@ class DeepMarkovModel(LatentVariableModel):
         )
         promise_latent("transition", self.transition, latent + context, latent)
         promise_latent("posterior", self.posterior, latent + recurrent_features, latent)
-        self.encoder = encoder or BackwardGRU(step_shape.numel() + context, recurrent_features)
+        self.encoder = encoder or BackwardGRU(shown_features(likelihood, step_shape) + context, recurrent_features)
         self.z_0 = nn.Parameter(torch.zeros(latent))
 
     def _prior(self, context: Tensor | None) -> Hierarchy:
@@ -139,7 +139,9 @@ class DeepMarkovModel(LatentVariableModel):
             observed = ~missing(x, event_dim)
             to_come = observed.flip(-1).cummax(-1).values.flip(-1)
             x = torch.where(observed.reshape(*observed.shape, *[1] * event_dim), x, 0.0)
-        h = leave_autocast(self.encoder(join(x, event_dim, _of_steps(context)), observed))
+        h = leave_autocast(
+            self.encoder(join(shown(x, self.likelihood, event_dim), event_dim, _of_steps(context)), observed)
+        )
 
         def conditionals() -> Generator[tuple[str, Distribution], Tensor, None]:
             z = self.z_0
@@ -151,14 +153,6 @@ class DeepMarkovModel(LatentVariableModel):
 
         sizes = {f"z_{t}": self.latent for t in range(1, self.steps + 1)}
         return Hierarchy(sizes, conditionals, h.shape[:-2])
-
-    def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Returns the smoothed states, concatenated: each one's posterior mean given that of the state before."""
-        return center(self.infer(x, context))
-
-    def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Returns the mean of p(x' | z, c) at the representation z of x, missing steps included."""
-        return self.decode(self.encode(x, context), context).mean
 
     @torch.no_grad()
     def forecast(

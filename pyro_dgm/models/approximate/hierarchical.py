@@ -34,11 +34,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ...distributions import Hierarchy
-from ...distributions.hierarchy import center
 from ...nn import MLP, leave_autocast
 from ..base import GenerativeModel
 from ..parametric import DiagonalNormal, StandardNormal
-from .latent import LatentVariableModel, join, promise, promise_latent
+from .latent import LatentVariableModel, join, promise, promise_latent, shown, shown_features
 
 Widths = Sequence[int] | Sequence[Sequence[int]]
 
@@ -95,17 +94,6 @@ class HierarchicalModel(LatentVariableModel):
     def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """Returns p(x | z_1, c) for z = [z_1, ..., z_L] with shape (*, sum of the widths)."""
         return self.likelihood(join(z[..., : self.sizes["z_1"]], 1, context))
-
-    def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Returns the representation [z_1, ..., z_L] of x: each latent's posterior mean, given those inferred before.
-
-        ``model.infer(x, c).split(z)`` tells the layers apart, as a dictionary by name.
-        """
-        return center(self.infer(x, context))
-
-    def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Returns the mean of p(x' | z, c) at the representation z of x."""
-        return self.decode(self.encode(x, context), context).mean
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
@@ -164,7 +152,8 @@ class HierarchicalVAE(HierarchicalModel):
     ) -> None:
         hidden = layers(latents, hidden_features)
         super().__init__(latents, likelihood, hidden, activation, context, num_particles, prior)
-        widths = [n + context for n in (self.event_shape.numel(), *latents[:-1])]
+        features = shown_features(likelihood, self.event_shape)
+        widths = [n + context for n in (features, *latents[:-1])]
         if posterior is None:
             parts = zip(latents, widths, hidden, strict=True)
             posterior = [DiagonalNormal(n, width, features, activation) for n, width, features in parts]
@@ -173,7 +162,8 @@ class HierarchicalVAE(HierarchicalModel):
 
     def infer(self, x: Tensor, context: Tensor | None = None) -> Hierarchy:
         """Returns q(z_1 | x, c) q(z_2 | z_1, c) ... q(z_L | z_{L-1}, c) for x with shape (*, *event_shape)."""
-        x = join(x, len(self.event_shape), context)
+        n = len(self.event_shape)
+        x = join(shown(x, self.likelihood, n), n, context)
 
         def conditionals() -> Generator[tuple[str, Distribution], Tensor, None]:
             below = x
@@ -233,7 +223,8 @@ class LadderVAE(HierarchicalModel):
         super().__init__(latents, likelihood, hidden, activation, context, num_particles, prior)
         widths = [features[-1] for features in hidden]
         if bottom_up is None:
-            inputs = zip((self.event_shape.numel(), *widths[:-1]), hidden, strict=True)
+            features = shown_features(likelihood, self.event_shape)
+            inputs = zip((features, *widths[:-1]), hidden, strict=True)
             bottom_up = [
                 nn.Sequential(MLP(n + context, out, inner, activation=activation), activation())
                 for n, (*inner, out) in inputs
@@ -245,7 +236,8 @@ class LadderVAE(HierarchicalModel):
 
     def infer(self, x: Tensor, context: Tensor | None = None) -> Hierarchy:
         """Returns q(z_L | x, c) ... q(z_1 | z_2, x, c) for x with shape (*, *event_shape)."""
-        d, evidence = join(x, len(self.event_shape), None), {}
+        n = len(self.event_shape)
+        d, evidence = join(shown(x, self.likelihood, n), n, None), {}
         for name, f, read in zip(self.sizes, self.bottom_up, self.evidence, strict=True):
             d = leave_autocast(f(join(d, 1, context)))
             evidence[name] = top = read(d)

@@ -22,7 +22,7 @@ from torch.distributions import Distribution, constraints
 from ...distributions import Marginal
 from ...distributions.autoregressive import fold
 from ...distributions.heads import Head
-from ...distributions.hierarchy import sample_latent
+from ...distributions.hierarchy import center, sample_latent
 from ...nn import MLP
 from ...transforms.support import elementwise
 from ..base import ApproximateModel, GenerativeModel
@@ -50,6 +50,49 @@ class LatentVariableModel(ApproximateModel):
     def infer(self, x: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """Returns the approximate posterior q(z | x, c) for x with shape ``(*) + event_shape``."""
         raise NotImplementedError(f"{type(self).__name__} lacks infer")
+
+    def encode(
+        self,
+        x: Tensor,
+        context: Tensor | None = None,
+        num_samples: int | None = None,
+        *,
+        batch_size: int | None = None,
+    ) -> Tensor:
+        """Returns the representation of x: the posterior's mean, or draws from it.
+
+        For a flow, whose mean nobody knows, it is the image of its base's mean.
+
+        Args:
+            x: Data, with shape ``(*) + event_shape``.
+            context: Contexts, with shape ``(*, context)``.
+            num_samples: Number of draws, which come with shape ``(num_samples, *) + latent shape``; the mean when
+                ``None``.
+            batch_size: Data along the first dimension that are encoded at a time, to bound memory where no gradient is
+                asked for; all of them when ``None``.
+
+        Raises:
+            NotImplementedError: If the mean is asked for, and the posterior has none.
+        """
+        if batch_size is not None:
+            if batch_size < 1 or x.dim() <= len(self.event_shape):
+                raise ValueError(
+                    f"batch_size: expected at least 1, and data with a batch dimension, got {batch_size} and x "
+                    f"{tuple(x.shape)}; leave it out"
+                )
+            rows = x.split(batch_size)
+            per_row = context is not None and context.dim() == x.dim() - len(self.event_shape) + 1 and len(context) > 1
+            contexts = context.split(batch_size) if per_row else [context] * len(rows)
+            parts = [self.encode(*row, num_samples) for row in zip(rows, contexts, strict=True)]
+            return torch.cat(parts, 0 if num_samples is None else 1)
+        q = self.infer(x, context)
+        if num_samples is not None:
+            return q.rsample((num_samples,)) if q.has_rsample else q.sample((num_samples,))
+        return center(q)
+
+    def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Returns the mean of p(x' | z, c) at the representation z of x."""
+        return self.decode(self.encode(x, context), context).mean
 
     def _distribution(self, context: Tensor | None) -> Marginal:
         return Marginal(

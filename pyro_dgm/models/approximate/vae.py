@@ -42,7 +42,6 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
-from ...distributions.hierarchy import center
 from ..base import GenerativeModel
 from .latent import LatentVariableModel, join, promise, shown, shown_features
 from .vamp_prior import VampPrior
@@ -100,14 +99,6 @@ class VariationalAutoencoder(LatentVariableModel):
         """Returns the approximate posterior q(z | x, c) for x with shape (*, *event_shape)."""
         n = len(self.event_shape)
         return self.posterior(join(shown(x, self.likelihood, n), n, context))
-
-    def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Returns the representation of x: the posterior's mean, or for a flow the image of its base's mean."""
-        return center(self.infer(x, context))
-
-    def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Returns the mean of p(x' | z, c) at the representation z of x."""
-        return self.decode(self.encode(x, context), context).mean
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:

@@ -143,10 +143,6 @@ class VQVAE(LatentVariableModel):
         m = len(self.code_shape)
         return self.quantizer.table.detach()[k.long()].movedim(-1, -m).flatten(-m - 1, -m)
 
-    def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Returns the mean of p(x' | e_k, c) at the codes k of x."""
-        return self.decode(self.encode(x, context), context).mean
-
     @torch.no_grad()
     def usage(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the share of every code among the codes of data, a whole set of them say, with shape (K,)."""

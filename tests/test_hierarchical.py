@@ -246,7 +246,7 @@ def ladder():
     messages = (1 / w, s / w.abs()), (variance * slope / (w**2 * r**2 + s**2), variance.sqrt())
     for part, (gain, scale) in zip(model.evidence, messages, strict=True):
         linear = part.network.network.layers[0]
-        least = part.min_scale
+        least = part.head.min_scale
         nn.init.zeros_(linear.weight)
         nn.init.zeros_(linear.bias)
         with torch.no_grad():

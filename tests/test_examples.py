@@ -22,11 +22,13 @@ SMALL = {
     "image_flow.py": ["--epochs", "1", "--hidden", "4", "--conditional"],
     "autoregressive_images.py": ["--epochs", "1", "--hidden", "10"],
     "effect_handlers.py": [],
+    "pretrained_encoder.py": ["--epochs", "2", "--draws", "2", "--steps", "3"],
 }
 SAYS = {
     "hierarchical_regression.py": "fit compiled",
     "image_flow.py": "bits/dim",
     "autoregressive_images.py": "bits/dim",
+    "pretrained_encoder.py": "from scratch",
 }
 DRAWING = ("quickstart.py", *SAYS)
 

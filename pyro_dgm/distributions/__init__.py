@@ -10,6 +10,7 @@ from . import heads
 from .autoregressive import Autoregressive
 from .flow import Flow, Proposal
 from .marginal import Marginal
+from .missing import PartlyObserved, PossiblyMissing
 from .mixture import Mixture
 from .promise import Density, density_of
 from .pushforward import Pushforward
@@ -23,6 +24,8 @@ __all__ = [
     "Flow",
     "Marginal",
     "Mixture",
+    "PartlyObserved",
+    "PossiblyMissing",
     "Proposal",
     "Pushforward",
     "Quantized",

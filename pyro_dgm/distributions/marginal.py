@@ -130,12 +130,16 @@ class Marginal(dist.TorchDistribution):
         Raises:
             NotImplementedError: If the gradient is asked for and q draws without reparameterisation.
         """
-        z, log_q = _draw(q, torch.Size(sample_shape))
-        log_likelihood, log_prior = self.likelihood(z).log_prob(value), log_probs(self.prior, z)
+        z, log_ratios = self.draw(q, sample_shape)
+        return at_least_float32(self.likelihood(z).log_prob(value)), log_ratios
+
+    def draw(self, q: Distribution, sample_shape: Sequence[int] = ()) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns draws z of a proposal, and log p(z) - log q(z | x) by site; see :meth:`terms`."""
+        z, log_q = draw_and_score(q, torch.Size(sample_shape))
+        log_prior = log_probs(self.prior, z)
         if log_prior.keys() != log_q.keys():
             log_prior, log_q = ({"z": sum(parts.values())} for parts in (log_prior, log_q))
-        log_ratios = {name: at_least_float32(log_prior[name]) - at_least_float32(log_q[name]) for name in log_prior}
-        return at_least_float32(log_likelihood), log_ratios
+        return z, {name: at_least_float32(log_prior[name]) - at_least_float32(log_q[name]) for name in log_prior}
 
 
 def log_probs(p: Distribution, z: Tensor) -> dict[str, Tensor]:
@@ -143,8 +147,12 @@ def log_probs(p: Distribution, z: Tensor) -> dict[str, Tensor]:
     return p.log_probs(z) if hasattr(p, "log_probs") else {"z": p.log_prob(z)}
 
 
-def _draw(q: Distribution, sample_shape: torch.Size) -> tuple[Tensor, dict[str, Tensor]]:
-    """Returns draws of z and their log-densities by latent site."""
+def draw_and_score(q: Distribution, sample_shape: torch.Size) -> tuple[Tensor, dict[str, Tensor]]:
+    """Returns draws of z and their log-densities by latent site.
+
+    Raises:
+        NotImplementedError: If the gradient is asked for and q draws without reparameterisation.
+    """
     if hasattr(q, "rsample_and_log_probs"):
         return q.rsample_and_log_probs(sample_shape)
     if hasattr(q, "rsample_and_log_prob"):

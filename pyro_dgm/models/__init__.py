@@ -3,7 +3,7 @@
 Every model is a module that, called with a context, returns a Pyro distribution; ``base`` says what they share.
 """
 
-from .approximate import VAE, Dequantized
+from .approximate import MIWAE, VAE, Dequantized, NotMIWAE
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
 from .implicit import GAN
 from .mixture import Mixture
@@ -47,6 +47,7 @@ __all__ = [
     "IAF",
     "MADE",
     "MAF",
+    "MIWAE",
     "NADE",
     "NAF",
     "NCSF",
@@ -71,6 +72,7 @@ __all__ = [
     "Mixture",
     "MultiscaleRealNVP",
     "NormalizingFlow",
+    "NotMIWAE",
     "PixelCNN",
     "PixelCNNPlusPlus",
     "PixelRNN",

@@ -9,6 +9,7 @@ head                              distribution of the number                    
 :class:`Normal`                   normal                                               2
 :class:`NormalMixture`            K normal distributions                               3 K
 :class:`LogisticMixture`          K logistic distributions                             3 K
+:class:`StudentT`                 Student's t, of learned degrees of freedom           3
 :class:`Monotone`                 normal seen through a monotone family, e.g. a spline that family's
 :class:`Columns`                  another head for every column                        the most
 ================================= ==================================================== ============
@@ -17,6 +18,7 @@ head                              distribution of the number                    
 from .base import Columns, Head, Standardized
 from .continuous import LogisticMixture, Monotone, Normal, NormalMixture
 from .discrete import Bernoulli, Categorical, DiscretizedLogistic, DiscretizedLogisticMixture
+from .student_t import StudentT
 
 __all__ = [
     "Bernoulli",
@@ -30,4 +32,5 @@ __all__ = [
     "Normal",
     "NormalMixture",
     "Standardized",
+    "StudentT",
 ]

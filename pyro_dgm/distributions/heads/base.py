@@ -64,6 +64,14 @@ class Head(Configured):
         """Returns log h(x; theta) in nats, with shape (*), of all numbers of an event at once."""
         return self(theta).log_prob(x)
 
+    def mean(self, theta: Tensor) -> Tensor:
+        """Returns the mean of the number, with shape (*).
+
+        Raises:
+            NotImplementedError: If it is not known.
+        """
+        return self(theta).mean
+
     def at(self, i: int) -> "Head":
         """Returns the head of number i of an event."""
         return self
@@ -126,6 +134,11 @@ class Columns(Head):
                 out[i] = score
         return torch.stack(out, -1)
 
+    def mean(self, theta: Tensor) -> Tensor:
+        """Returns the mean of each column."""
+        columns = zip(self.heads, theta.unbind(-2), strict=True)
+        return torch.stack([head.mean(t[..., : head.size]) for head, t in columns], -1)
+
     def embed(self, x: Tensor) -> Tensor:
         """Shows each column as its head would, filled up with zeros."""
         columns = zip(self.heads, x.unbind(-1), strict=True)
@@ -165,6 +178,10 @@ class _InUnits(Head):
     def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Returns the noise of the head."""
         return self.head.noise(shape, like)
+
+    def mean(self, theta: Tensor) -> Tensor:
+        """Returns the mean of x."""
+        return self.loc + self.scale * self.head.mean(theta)
 
     def embed(self, x: Tensor) -> Tensor:
         """Shows z."""

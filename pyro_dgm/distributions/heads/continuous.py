@@ -42,7 +42,7 @@ class Normal(Head):
     size, has_rsample = 2, True
 
     def __init__(self, min_scale: float = 1e-3) -> None:
-        self.min_scale = _check_scale(min_scale)
+        self.min_scale = check_scale(min_scale)
 
     def __call__(self, theta: Tensor) -> dist.Normal:
         """Returns the normal distributions."""
@@ -66,7 +66,7 @@ class _Mixture(Head):
     def __init__(self, components: int = 10, min_scale: float = 1e-3) -> None:
         if components < 1:
             raise ValueError(f"components: expected at least 1, got {components}")
-        self.components, self.min_scale, self.size = components, _check_scale(min_scale), 3 * components
+        self.components, self.min_scale, self.size = components, check_scale(min_scale), 3 * components
 
     def _family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
         raise NotImplementedError(f"{type(self).__name__} lacks _family")
@@ -249,7 +249,12 @@ def positive(raw: Tensor, least: float) -> Tensor:
     return least + F.softplus(raw + math.log(math.expm1(1 - least)))
 
 
-def _check_scale(least: float) -> float:
+def check_scale(least: float) -> float:
+    """Returns a least scale, if it is one.
+
+    Raises:
+        ValueError: If it is not in [0, 1).
+    """
     if not 0 <= least < 1:
         raise ValueError(f"min_scale: expected a number in [0, 1), since scales are 1 at the start, got {least}")
     return least

@@ -26,6 +26,7 @@ resampling: Gordon, Salmond and Smith, 1993; Doucet, de Freitas and Gordon, Sequ
 2001). The estimate of :math:`p(x_{obs})` is unbiased; the draws are exact as K grows.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -98,7 +99,7 @@ def impute(
         raise ValueError(f"x: expected shape (n, {', '.join(map(str, model.event_shape))}), got {tuple(x.shape)}")
     if num_samples < 1 or num_particles < 1:
         raise ValueError(f"num_samples, num_particles: expected at least 1, got {num_samples} and {num_particles}")
-    dtype = next(model.parameters()).dtype
+    dtype = next(itertools.chain(model.parameters(), model.buffers())).dtype
     missing = x.isnan() if missing is None else _expanded("missing", missing.bool(), x.shape)
     if context is not None:
         context = _expanded("context", context.to(dtype), torch.Size([len(x), *context.shape[-1:]]))

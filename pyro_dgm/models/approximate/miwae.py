@@ -81,6 +81,7 @@ class IncompleteDataModel(LatentVariableModel):
         self.num_particles = num_particles
         self.register_buffer("loc", torch.zeros(shape))
         self.register_buffer("scale", torch.ones(shape))
+        self.register_buffer("initialized", torch.tensor(False))
 
     def _prior(self, context: Tensor | None) -> dist.TorchDistribution:
         p = self.prior()
@@ -113,6 +114,7 @@ class IncompleteDataModel(LatentVariableModel):
         real = torch.tensor(real, device=x.device).reshape(self.event_shape)
         self.loc.copy_(torch.where(real, loc, 0.0))
         self.scale.copy_(torch.where(real & (scale > 0), scale, 1.0))
+        self.initialized.fill_(True)
 
     def objective(self) -> "Objective":
         """Returns the importance-weighted bound, as many draws deep as the model has particles."""

@@ -202,7 +202,7 @@ class NotMIWAE(IncompleteDataModel):
         activation: Class of their activation.
         mask: Called with [x, c], shape (*, D + context), x flat and in standard units, returns p(s | x, c), D ones
             and zeros, for instance ``IndependentBernoulli(D, D + context, hidden_features=())``. When ``None``, it is
-            logistic self-masking: :math:`P(s_d = 1 | x) = \sigma(a_d \pm w_d x_d)` with :math:`w_d > 0`, the sign known.
+            logistic self-masking, the sign known: :math:`P(s_d = 1 | x) = \sigma(a_d \pm w_d x_d)`, :math:`w_d > 0`.
         sign: That sign, one or one for each number: -1 where large numbers tend to be missing, 1 where small ones do.
         head: See :class:`MIWAE`; one with reparameterised draws.
         prior: See :class:`MIWAE`.

@@ -13,10 +13,12 @@ holes drawn from another seed (100) than those reported.
 """
 
 import argparse
+import os
 import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,7 +31,6 @@ from torch.optim import Adam
 
 from pyro_dgm import fit
 from pyro_dgm.datasets import read_table
-from pyro_dgm.datasets._files import data_folder, find_file
 from pyro_dgm.distributions import heads
 from pyro_dgm.models import MIWAE
 from pyro_dgm.tasks import impute
@@ -37,7 +38,7 @@ from pyro_dgm.training import one_cycle
 
 from .report import Row, start, write
 
-FILES = {"wine-quality-red": "txt", "wine-quality-white": "csv", "concrete": "txt"}
+FILES = {"wine-quality-red": "txt.gz", "wine-quality-white": "csv.gz", "concrete": "txt.gz"}
 STEPS, BATCH, LR, K, PARTICLES = 3000, 64, 3e-3, 10, 500
 
 
@@ -46,7 +47,7 @@ def table(name: str) -> Tensor:
     if name == "breast-cancer":
         x = torch.from_numpy(load_breast_cancer().data)
     else:
-        x = read_table(find_file(data_folder(None, "uci"), f"{name}.{FILES[name]}"))
+        x = read_table(Path(os.environ["PYRO_DGM_DATA"]) / "uci" / f"{name}.{FILES[name]}")
         x = x[:, :11] if name.startswith("wine") else x
     return ((x - x.mean(0)) / x.std(0, correction=0)).float()
 
@@ -135,8 +136,8 @@ def main() -> None:
         "Half of all entries missing completely at random; RMSE over them, columns in units of the complete table's "
         "deviation; low and high over seeds, which draw holes and weights.",
         "The reference of MIWAE is the best of mean imputation and IterativeImputer, by default and with max_iter=100.",
-        f"MIWAE: two layers of 128 tanh units, 10 latents, normal, deviations of 0.1 at least, K = {K}, Adam, one cycle up to {LR}, batches "
-        f"of {BATCH}, about {STEPS} steps; conditional means by {PARTICLES} particles.",
+        f"MIWAE: two layers of 128 tanh units, 10 latents, normal, deviations of 0.1 at least, K = {K}, Adam, one cycle "
+        f"up to {LR}, batches of {BATCH}, about {STEPS} steps; conditional means by {PARTICLES} particles.",
     ]
     write("miwae", rows, seeds=arguments.seeds, packages=["scikit-learn"], notes=notes)
 

@@ -258,6 +258,26 @@ MODELS: dict[str, ModelRow] = {
         "lower_bound",
         discrete=True,
     ),
+    "MIWAE": ModelRow(lambda c: m.MIWAE(D, 2, c, (8,), num_particles=3), "lower_bound"),
+    "MIWAE-columns": ModelRow(
+        lambda c: m.MIWAE(
+            D,
+            2,
+            c,
+            (8,),
+            head=heads.Columns([heads.Categorical(3), heads.StudentT(), heads.Bernoulli()]),
+            posterior=m.IAF(2, D * 4 + c, activation=nn.Tanh, **SMALL),
+        ),
+        "lower_bound",
+        discrete=True,
+    ),
+    "NotMIWAE": ModelRow(lambda c: m.NotMIWAE((1, D), 2, c, (8,), sign=[1, -1, 1], num_particles=3), "lower_bound"),
+    "NotMIWAE-mask": ModelRow(
+        lambda c: m.NotMIWAE(
+            D, 2, c, (8,), mask=m.IndependentBernoulli(D, D + c, (4,)), prior=m.NSF(2, bins=4, **SMALL)
+        ),
+        "lower_bound",
+    ),
     "FVBN": ModelRow(lambda c: m.FVBN(4, c), discrete=True),
     "FVBN-1": ModelRow(lambda c: m.FVBN(1, c), discrete=True),
     "MADE": ModelRow(lambda c: m.MADE(4, c, hidden_features=(8, 6), order=[2, 0, 3, 1]), discrete=True),

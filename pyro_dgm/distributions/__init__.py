@@ -14,6 +14,7 @@ from .embedded import Embedded
 from .flow import Flow, Proposal
 from .hierarchy import Hierarchy
 from .marginal import Marginal
+from .missing import PartlyObserved, PossiblyMissing
 from .mixture import BatchMixture, Mixture
 from .promise import Density, density_of
 from .pushforward import Pushforward
@@ -33,7 +34,9 @@ __all__ = [
     "Marginal",
     "Mixture",
     "NegativeBinomial",
+    "PartlyObserved",
     "Poisson",
+    "PossiblyMissing",
     "Proposal",
     "Pushforward",
     "Quantized",

@@ -4,6 +4,7 @@ Every model is a module that, called with a context, returns a Pyro distribution
 """
 
 from .approximate import (
+    MIWAE,
     VAE,
     VQVAE,
     Autoencoder,
@@ -16,6 +17,7 @@ from .approximate import (
     HierarchicalVAE,
     InfoVAE,
     LadderVAE,
+    NotMIWAE,
     SemiSupervisedVAE,
     VampPrior,
 )
@@ -62,6 +64,7 @@ __all__ = [
     "IAF",
     "MADE",
     "MAF",
+    "MIWAE",
     "NADE",
     "NAF",
     "NCSF",
@@ -98,6 +101,7 @@ __all__ = [
     "Mixture",
     "MultiscaleRealNVP",
     "NormalizingFlow",
+    "NotMIWAE",
     "PixelCNN",
     "PixelCNNPlusPlus",
     "PixelRNN",

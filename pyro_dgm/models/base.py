@@ -16,6 +16,7 @@ parameters), and implement ``_distribution(context)``. (The classes are no ``ABC
 """
 
 import itertools
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -90,6 +91,10 @@ class GenerativeModel(Configured, PyroModule):
         """
         self._check_context(context)
         return self._distribution(context)
+
+    def takes_missing(self, x: Tensor) -> bool:
+        """Whether NaN in data like x marks what is missing, as the support has it."""
+        return bool(self.support.check(torch.full(self.event_shape, math.nan, device=x.device)).all())
 
     def _check_context(self, context: Tensor | None) -> None:
         name = type(self).__name__

@@ -1,7 +1,16 @@
-r"""Filling in what is missing, by the conditional distribution of an autoregressive model.
+r"""Filling in what is missing, by the conditional distribution of a model.
 
 .. math::
     x_{mis} \sim p(x_{mis} | x_{obs}, c)
+
+A latent variable model of incomplete data draws K particles of z and of what is missing, and weighs them,
+
+.. math::
+    w_k \propto \frac{p(x_{obs} | z_k, c)\, p(z_k | c)}{q(z_k | x_{obs}, c)}, \qquad z_k \sim q(z | x_{obs}, c), \qquad
+    E[x_{mis} | x_{obs}, c] \approx \sum_k w_k\, E[x_{mis} | z_k, c]
+
+its imputations are particles chosen in proportion to w (self-normalised importance sampling; Mattei and Frellsen, 2019,
+arXiv:1812.02633). An autoregressive model draws number by number.
 
 Where the observed numbers come first in the order, ancestral sampling draws from it exactly, and
 :math:`p(x_{obs} | c)` is a product of conditionals. A model of all orders takes such an order for every pattern of
@@ -17,6 +26,7 @@ resampling: Gordon, Salmond and Smith, 1993; Doucet, de Freitas and Gordon, Sequ
 2001). The estimate of :math:`p(x_{obs})` is unbiased; the draws are exact as K grows.
 """
 
+import itertools
 import math
 from typing import NamedTuple
 
@@ -25,6 +35,7 @@ from torch import Tensor
 
 from ..distributions import Autoregressive
 from ..distributions.autoregressive import bar
+from ..distributions.marginal import draw, log_probs
 from ..evaluation.likelihood import evaluating
 from ..models.base import GenerativeModel
 from ..nn import without_autocast
@@ -39,14 +50,18 @@ class Imputation(NamedTuple):
 
     Attributes:
         samples: Draws of the data, with shape ``(num_samples, n) + event_shape``; observed numbers are as they were.
-        log_prob_observed: log p(x_obs | c) in nats, with shape (n,): exact, or the logarithm of an unbiased estimate.
+        log_prob_observed: log p(x_obs | c) in nats, with shape (n,): exact, or the logarithm of an unbiased estimate;
+            with the mask's probability in it where the model has one of what is missing.
         effective_size: Effective number of the particles that the draws come from, at the end, with shape (n,);
-            infinite where draws are exact.
+            infinite where draws are exact. Where it is a few, take more particles.
+        mean: E[x | x_obs, c], a single imputation, with shape ``(n,) + event_shape``: over all particles, or over the
+            draws where these are exact. For classes it means nothing; see how often the samples have each.
     """
 
     samples: Tensor
     log_prob_observed: Tensor
     effective_size: Tensor
+    mean: Tensor
 
 
 @torch.no_grad()
@@ -63,7 +78,7 @@ def impute(
     """Draws the missing numbers of data given the observed ones; the model is in evaluation mode meanwhile.
 
     Args:
-        model: An autoregressive model.
+        model: An autoregressive model, or one of incomplete data, as :class:`~pyro_dgm.models.MIWAE`.
         x: Data, with shape ``(n,) + event_shape``.
         missing: Which numbers are missing, a mask that broadcasts to the shape of x; where x is NaN, when ``None``.
         context: Contexts, with shape (n, context).
@@ -72,7 +87,7 @@ def impute(
         progress: Whether a bar shows the patterns of missing numbers done.
 
     Raises:
-        ValueError: If the model is not autoregressive, shapes do not fit, or an observed number is none that the model
+        ValueError: If the model is neither, shapes do not fit, or an observed number is none that the model
             could have drawn.
 
     Example:
@@ -85,21 +100,25 @@ def impute(
         raise ValueError(f"x: expected shape (n, {', '.join(map(str, model.event_shape))}), got {tuple(x.shape)}")
     if num_samples < 1 or num_particles < 1:
         raise ValueError(f"num_samples, num_particles: expected at least 1, got {num_samples} and {num_particles}")
-    dtype = next(model.parameters()).dtype
+    dtype = next(itertools.chain(model.parameters(), model.buffers())).dtype
     missing = x.isnan() if missing is None else _expanded("missing", missing.bool(), x.shape)
     if context is not None:
         context = _expanded("context", context.to(dtype), torch.Size([len(x), *context.shape[-1:]]))
-    x = torch.where(missing, 0.0, x.to(dtype))
-    if len(x) and not (x.isfinite().all() and model.support.check(x).all()):
+    incomplete = model.takes_missing(x)
+    x = torch.where(missing, math.nan if incomplete else 0.0, x.to(dtype))
+    if len(x) and not ((x.isfinite() | missing).all() and model.support.check(x).all()):
         raise ValueError(f"x: expected observed numbers that are finite and in the model's support {model.support}")
     patterns, which = missing.flatten(1).unique(dim=0, return_inverse=True)
-    out = Imputation(x.new_empty(num_samples, *x.shape), *x.new_empty(2, len(x)))
+    if incomplete:  # which needs no pattern
+        patterns, which = patterns[:1], torch.zeros_like(which)
+    impute_some = _weighted if incomplete else _one_pattern
+    out = Imputation(x.new_empty(num_samples, *x.shape), *x.new_empty(2, len(x)), torch.empty_like(x))
     with evaluating(model), without_autocast(x):
         for k, pattern in enumerate(bar(patterns.tolist(), progress)):
             for rows in (which == k).nonzero()[:, 0].split(max(1, _CHUNK // max(num_particles, num_samples))):
                 c = None if context is None else context[rows]
-                part = _one_pattern(model, x[rows], pattern, c, num_samples, num_particles)
-                out.samples[:, rows], out.log_prob_observed[rows], out.effective_size[rows] = part
+                part = impute_some(model, x[rows], pattern, c, num_samples, num_particles)
+                out.samples[:, rows], out.log_prob_observed[rows], out.effective_size[rows], out.mean[rows] = part
     return out
 
 
@@ -108,6 +127,22 @@ def _expanded(name: str, t: Tensor, shape: torch.Size) -> Tensor:
         return t.expand(shape)
     except RuntimeError:
         raise ValueError(f"{name}: expected a shape that broadcasts to {tuple(shape)}, got {tuple(t.shape)}") from None
+
+
+def _weighted(
+    model: GenerativeModel, x: Tensor, _: list[bool], context: Tensor | None, num_samples: int, particles: int
+) -> Imputation:
+    """Imputes data with any numbers missing, NaN in x, by weighted draws of the latent."""
+    p = model(context)
+    z, log_q = draw(p.proposal(x), (particles,))
+    completed = p.likelihood(z).complete(x)
+    log_w = completed.log_prob + sum(log_probs(p.prior, z).values()) - sum(log_q.values())
+    w = log_w.softmax(0)
+    chosen = torch.multinomial(w.mT, num_samples, replacement=True).mT
+    samples = completed.samples[chosen, torch.arange(len(x), device=x.device)]
+    mean = torch.einsum("kn,kn...->n...", w, completed.mean)
+    mean = torch.where(x.isnan(), mean, x)
+    return Imputation(samples, log_w.logsumexp(0) - math.log(particles), 1 / w.square().sum(0), mean)
 
 
 def _one_pattern(
@@ -121,11 +156,12 @@ def _one_pattern(
     results = [_given(part, x, missing, num_samples, particles) for part in autoregressive_parts(p)]
     if len(results) == 1:
         return results[0]
-    samples, log_p, sizes = (torch.stack(each) for each in zip(*results, strict=True))
+    samples, log_p, sizes, means = (torch.stack(each) for each in zip(*results, strict=True))
     log_p = log_p + p.logits.log_softmax(-1)[:, None]
     k = torch.distributions.Categorical(logits=log_p.mT).sample((num_samples,))  # the component that each draw is from
     index = k.reshape(1, *k.shape, *[1] * len(model.event_shape)).expand(1, *samples.shape[1:])
-    return Imputation(samples.gather(0, index)[0], log_p.logsumexp(0), sizes.amin(0))
+    mean = torch.einsum("kn,kn...->n...", log_p.softmax(0), means)
+    return Imputation(samples.gather(0, index)[0], log_p.logsumexp(0), sizes.amin(0), mean)
 
 
 def _given(p: Autoregressive, x: Tensor, missing: list[bool], num_samples: int, particles: int) -> Imputation:
@@ -139,7 +175,7 @@ def _exact(p: Autoregressive, x: Tensor, missing: list[bool], num_samples: int) 
     p = p.expand((len(x),))
     samples = p.draw((num_samples,), given=x, observed=observed)
     log_p = (p.conditional_log_probs(samples[0]) * observed).flatten(1).sum(-1)
-    return Imputation(samples, log_p, torch.full_like(log_p, math.inf))
+    return Imputation(samples, log_p, torch.full_like(log_p, math.inf), samples.mean(0))
 
 
 def _resampled(p: Autoregressive, x: Tensor, missing: list[bool], num_samples: int, particles: int) -> Imputation:
@@ -167,7 +203,8 @@ def _resampled(p: Autoregressive, x: Tensor, missing: list[bool], num_samples: i
     w = log_w.softmax(-1)
     chosen = first + torch.multinomial(w, num_samples, replacement=True)
     samples = values[chosen.mT].reshape(num_samples, n, *p.event_shape)
-    return Imputation(samples, log_p + log_w.logsumexp(-1) - math.log(k), 1 / w.square().sum(-1))
+    mean = torch.einsum("nk,nkd->nd", w, values.reshape(n, k, -1)).reshape(x.shape)
+    return Imputation(samples, log_p + log_w.logsumexp(-1) - math.log(k), 1 / w.square().sum(-1), mean)
 
 
 def _resample(log_w: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:

@@ -24,7 +24,7 @@ Source = Batch | Dataset | DataLoader
 
 
 def check(batch: Batch, model: nn.Module, name: str = "x") -> None:
-    """Refuses data that the model cannot have generated.
+    """Refuses data that the model cannot have generated; NaN in x only if the model takes it for what is missing.
 
     Args:
         batch: x and perhaps a context.
@@ -37,14 +37,14 @@ def check(batch: Batch, model: nn.Module, name: str = "x") -> None:
     for label, value in zip((name, f"{name}'s context"), batch, strict=False):
         if value.dim() == 0 or len(value) == 0:
             raise ValueError(f"{label}: expected at least one datum along dimension 0, got shape {tuple(value.shape)}")
-        finite = value.isfinite()
-        if label == name and getattr(getattr(model, "support", None), "missing", False):
-            finite = finite | value.isnan()  # which is how this model is told what is missing
-        if value.is_floating_point() and not finite.all():
-            rows = (~finite.reshape(len(value), -1).all(1)).nonzero().flatten()
+        wrong = ~value.isfinite()
+        if label == name and isinstance(model, GenerativeModel) and model.takes_missing(value):
+            wrong &= ~value.isnan()
+        if wrong.any():
+            rows = wrong.reshape(len(value), -1).any(1).nonzero().flatten()
             raise ValueError(
                 f"{label}: expected finite numbers, got NaN or infinity in {len(rows)} of {len(value)} rows, "
-                f"the first at row {rows[0].item()}; drop or impute them"
+                f"the first at row {rows[0].item()}; drop or impute them, or train a model of data with NaN (MIWAE)"
             )
     if not isinstance(model, GenerativeModel):
         return
@@ -76,12 +76,13 @@ def _check_event(x: Tensor, model: GenerativeModel, name: str) -> None:
         raise ValueError(
             f"{name}: expected dtype {dtype}, as the model's parameters, got {x.dtype}; convert one of them"
         )
+    known = x[~x.isnan()]
     outside = ~model.support.check(x).reshape(len(x), -1).all(1)
     if outside.any():
         raise ValueError(
             f"{name}: expected values in the model's support {model.support}, got {int(outside.sum())} of {len(x)} "
-            f"rows outside, the first at row {outside.nonzero()[0].item()}, with values from {x.min():g} to {x.max():g}"
-            f"{advice(model.support, x)}"
+            f"rows outside, the first at row {outside.nonzero()[0].item()}, with values from {known.min():g} to "
+            f"{known.max():g}{advice(model.support, x)}"
         )
 
 

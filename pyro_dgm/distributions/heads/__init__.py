@@ -12,6 +12,7 @@ head                              distribution of the number                    
 :class:`ContinuousBernoulli`      a grey level in [0, 1]                               1
 :class:`NormalMixture`            K normal distributions                               3 K
 :class:`LogisticMixture`          K logistic distributions                             3 K
+:class:`StudentT`                 Student's t, of learned degrees of freedom           3
 :class:`Monotone`                 normal seen through a monotone family, e.g. a spline that family's
 :class:`Columns`                  another head for every column                        the most
 ================================= ==================================================== ============
@@ -22,6 +23,7 @@ from .columns import Columns
 from .continuous import ContinuousBernoulli, LogisticMixture, Monotone, Normal, NormalMixture
 from .counts import NegativeBinomial, Poisson
 from .discrete import Bernoulli, Categorical, DiscretizedLogistic, DiscretizedLogisticMixture
+from .student_t import StudentT
 
 __all__ = [
     "Bernoulli",
@@ -38,4 +40,5 @@ __all__ = [
     "NormalMixture",
     "Poisson",
     "Standardized",
+    "StudentT",
 ]

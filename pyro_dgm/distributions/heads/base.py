@@ -66,6 +66,14 @@ class Head(Configured):
         """Returns log h(x; theta) in nats, with shape (*), of all numbers of an event at once."""
         return self(theta).log_prob(x)
 
+    def mean(self, theta: Tensor) -> Tensor:
+        """Returns the mean of the number, with shape (*).
+
+        Raises:
+            NotImplementedError: If it is not known.
+        """
+        return self(theta).mean
+
     def at(self, i: int) -> "Head":
         """Returns the head of number i of an event."""
         return self
@@ -98,6 +106,10 @@ class _InUnits(Head):
     def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Returns the noise of the head."""
         return self.head.noise(shape, like)
+
+    def mean(self, theta: Tensor) -> Tensor:
+        """Returns the mean of x."""
+        return self.loc + self.scale * self.head.mean(theta)
 
     def embed(self, x: Tensor) -> Tensor:
         """Shows z."""

@@ -44,7 +44,7 @@ class Normal(Head):
     has_rsample = True
 
     def __init__(self, min_scale: float = 1e-3, scale: float | None = None) -> None:
-        self.min_scale, self.scale = _check_scale(min_scale), scale
+        self.min_scale, self.scale = check_scale(min_scale), scale
         if scale is not None and not 0 < scale < math.inf:
             raise ValueError(f"scale: expected a positive number, or None to learn it, got {scale}")
         self.dispersed = scale is None
@@ -96,7 +96,7 @@ class _Mixture(Head):
     def __init__(self, components: int = 10, min_scale: float = 1e-3) -> None:
         if components < 1:
             raise ValueError(f"components: expected at least 1, got {components}")
-        self.components, self.min_scale, self.size = components, _check_scale(min_scale), 3 * components
+        self.components, self.min_scale, self.size = components, check_scale(min_scale), 3 * components
 
     def _family(self, loc: Tensor, scale: Tensor) -> dist.TorchDistribution:
         raise NotImplementedError(f"{type(self).__name__} lacks _family")
@@ -285,7 +285,12 @@ def positive(raw: Tensor, least: float) -> Tensor:
     return least + F.softplus(raw + math.log(math.expm1(1 - least)))
 
 
-def _check_scale(least: float) -> float:
+def check_scale(least: float) -> float:
+    """Returns a least scale, if it is one.
+
+    Raises:
+        ValueError: If it is not in [0, 1).
+    """
     if not 0 <= least < 1:
         raise ValueError(f"min_scale: expected a number in [0, 1), since scales are 1 at the start, got {least}")
     return least

@@ -84,6 +84,10 @@ class Categorical(Head):
         """Returns the class in whose share of [0, 1] uniform noise falls."""
         return choose(theta, noise).to(theta.dtype)
 
+    def mean(self, theta: Tensor) -> Tensor:
+        """Returns the mean of the class's number, which means something where classes are levels."""
+        return theta.softmax(-1) @ torch.arange(self.levels, dtype=theta.dtype, device=theta.device)
+
     def embed(self, x: Tensor) -> Tensor:
         """Returns the classes one by one, or the scaled number."""
         if self.ordered:

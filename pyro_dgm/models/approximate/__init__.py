@@ -5,6 +5,7 @@ from .conditional_vae import ConditionalVAE
 from .deep_markov import DeepMarkovModel
 from .dequantized import Dequantized
 from .hierarchical import HierarchicalVAE, LadderVAE
+from .miwae import MIWAE, NotMIWAE
 from .regularized import BetaTCVAE, BetaVAE, FactorVAE, InfoVAE
 from .semi_supervised import SemiSupervisedVAE
 from .vae import VAE
@@ -12,6 +13,7 @@ from .vamp_prior import VampPrior
 from .vqvae import VQVAE
 
 __all__ = [
+    "MIWAE",
     "VAE",
     "VQVAE",
     "Autoencoder",
@@ -24,6 +26,7 @@ __all__ = [
     "HierarchicalVAE",
     "InfoVAE",
     "LadderVAE",
+    "NotMIWAE",
     "SemiSupervisedVAE",
     "VampPrior",
 ]

@@ -5,10 +5,17 @@ and ``load`` keep them, ``guides`` makes posteriors of them, and ``evaluation``,
 them. ``transforms``, ``distributions``, ``objectives`` and ``nn`` are the parts they are made of.
 """
 
-from . import datasets, distributions, evaluation, guides, models, nn, objectives, plots, training, transforms
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from . import distributions, evaluation, models, nn, objectives, training, transforms
 from ._version import __version__
 from .io import load, save
 from .training import fit
+
+if TYPE_CHECKING:
+    from . import datasets, guides, plots
 
 __all__ = [
     "__version__",
@@ -26,3 +33,10 @@ __all__ = [
     "training",
     "transforms",
 ]
+
+
+def __getattr__(name: str) -> ModuleType:
+    """Imports what stands around the models when it is first asked for: importing them all is slow."""
+    if name in ("datasets", "guides", "plots"):
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

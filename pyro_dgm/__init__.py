@@ -9,13 +9,13 @@ import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from . import distributions, evaluation, models, nn, objectives, training, transforms
+from . import distributions, models, nn, objectives, training, transforms
 from ._version import __version__
 from .io import load, save
 from .training import fit
 
 if TYPE_CHECKING:
-    from . import datasets, guides, plots
+    from . import datasets, evaluation, guides, plots
 
 __all__ = [
     "__version__",
@@ -37,6 +37,6 @@ __all__ = [
 
 def __getattr__(name: str) -> ModuleType:
     """Imports what stands around the models when it is first asked for: importing them all is slow."""
-    if name in ("datasets", "guides", "plots"):
+    if name in ("datasets", "evaluation", "guides", "plots"):
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

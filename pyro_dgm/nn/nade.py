@@ -15,10 +15,12 @@ layers; the recursion here keeps every eighth :math:`a_d` and goes backwards by
 with the hidden layers between computed again. It is a single operation to a tracer, and has first derivatives only.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.library import CustomOpDef
 
 from .precision import leave_autocast, without_autocast
 from .walk import Conditioner, Walk, inverse
@@ -35,7 +37,6 @@ _ACTIVATIONS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
 }
 
 
-@torch.library.custom_op("pyro_dgm::nade", mutates_args=())
 def recursion(x: Tensor, a: Tensor, w: Tensor, v: Tensor, activation: str) -> tuple[Tensor, Tensor]:
     """Returns V_d h_d of all numbers, with shape (D, n, P), and every eighth a_d.
 
@@ -57,12 +58,10 @@ def recursion(x: Tensor, a: Tensor, w: Tensor, v: Tensor, activation: str) -> tu
     return out, kept
 
 
-@recursion.register_fake
-def _(x: Tensor, a: Tensor, w: Tensor, v: Tensor, activation: str) -> tuple[Tensor, Tensor]:
+def _shapes(x: Tensor, a: Tensor, w: Tensor, v: Tensor, activation: str) -> tuple[Tensor, Tensor]:
     return x.new_empty(len(x), x.shape[1], v.shape[1]), x.new_empty(-(-len(x) // _BLOCK), *a.shape)
 
 
-@torch.library.custom_op("pyro_dgm::nade_backward", mutates_args=())
 def recursion_backward(
     g: Tensor, kept: Tensor, x: Tensor, w: Tensor, v: Tensor, activation: str, of_x: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -91,8 +90,7 @@ def recursion_backward(
     return dx, delta, dw, dv
 
 
-@recursion_backward.register_fake
-def _(
+def _backward_shapes(
     g: Tensor, kept: Tensor, x: Tensor, w: Tensor, v: Tensor, activation: str, of_x: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return (
@@ -110,11 +108,20 @@ def _setup(ctx: torch.autograd.function.FunctionCtx, inputs: tuple, output: tupl
 
 def _backward(ctx: torch.autograd.function.FunctionCtx, g: Tensor, _: Tensor) -> tuple:
     of_x = ctx.needs_input_grad[0]
-    dx, *others = recursion_backward(g.contiguous(), *ctx.saved_tensors, ctx.activation, of_x)
+    _, backward = operators()
+    dx, *others = backward(g.contiguous(), *ctx.saved_tensors, ctx.activation, of_x)
     return dx if of_x else None, *others, None
 
 
-recursion.register_autograd(_backward, setup_context=_setup)
+@functools.cache
+def operators() -> tuple[CustomOpDef, CustomOpDef]:
+    """Returns the recursion and its gradient as operators of torch, registered when they are first asked for."""
+    forward = torch.library.custom_op("pyro_dgm::nade", recursion, mutates_args=())
+    backward = torch.library.custom_op("pyro_dgm::nade_backward", recursion_backward, mutates_args=())
+    forward.register_fake(_shapes)
+    backward.register_fake(_backward_shapes)
+    forward.register_autograd(_backward, setup_context=_setup)
+    return forward, backward
 
 
 class NADENetwork(Conditioner):
@@ -192,7 +199,8 @@ def nade(x: Tensor, a: Tensor, w: Tensor, v: Tensor, activation: str, sequence: 
         a = a.expand(*batch_shape, -1).reshape(batch_shape.numel(), a.shape[-1])
         if not natural:
             x, w, v = (t[list(sequence)] for t in (x, w, v))
-        out, _ = recursion(x.contiguous(), a.contiguous(), w.contiguous(), v.contiguous(), activation)
+        forward, _ = operators()
+        out, _ = forward(x.contiguous(), a.contiguous(), w.contiguous(), v.contiguous(), activation)
         if not natural:
             out = out[inverse(sequence)]
     return out.movedim(0, 1).reshape(*batch_shape, *out.shape[::2])

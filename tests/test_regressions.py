@@ -189,8 +189,16 @@ def test_save_keeps_what_was_changed_or_says_so(tmp_path):
     layer = Coupling([True, False], Shift(), (8,))
     pyro_dgm.save(NormalizingFlow(2, [layer, Permutation(np.array([1, 0]))]), tmp_path / "a.pt")
     pyro_dgm.save(RealNVP(np.int64(3), **SMALL), tmp_path / "a.pt")
+    shared = NormalizingFlow(2, [layer, layer])
+    pyro_dgm.save(shared, tmp_path / "a.pt")  # a part with two places comes back as one part
+    loaded, x = pyro_dgm.load(tmp_path / "a.pt"), torch.randn(5, 2)
+    assert len(list(loaded.parameters())) == len(list(shared.parameters()))
+    assert torch.equal(loaded().log_prob(x), shared().log_prob(x))
+    tied = NormalizingFlow(2, [Coupling([True, False], Shift(), (8,)) for _ in range(2)])
+    first, second = (m for m in tied.modules() if isinstance(m, Coupling))
+    next(m for m in second.modules() if isinstance(m, nn.Linear)).weight = next(first.parameters())
     with pytest.raises(ValueError, match="shared between parts"):
-        pyro_dgm.save(NormalizingFlow(2, [layer, layer]), tmp_path / "a.pt")
+        pyro_dgm.save(tied, tmp_path / "a.pt")
     with pytest.raises(OSError):
         pyro_dgm.save(RealNVP(2), tmp_path)
     assert not list(tmp_path.parent.glob("*.tmp"))

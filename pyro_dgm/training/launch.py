@@ -130,7 +130,7 @@ class Launch:
             return game
         if self._shares is not None:
             return self._shares
-        with only(player, game.players):
+        with only(player, game.parameters()):  # an exchange would wait for parameters that nobody moves
             return self.fabric.strategy.setup_module(game)
 
     def agree(self, value: Any) -> Any:

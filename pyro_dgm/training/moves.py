@@ -10,7 +10,7 @@ autograd's hooks (:class:`Hooked`), and the loss alone is traced. Both split a b
 the parts' gradients: the same step in less memory.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -229,7 +229,8 @@ class Hooked(Move):
         for number, (part, weight) in enumerate(parts):
             last = number == len(parts) - 1
             silent = nullcontext() if last or not hasattr(self.wrapped, "no_sync") else self.wrapped.no_sync()
-            with torch.enable_grad(), silent, only(self.player, self.game.players):
+            moved = (p for each in self.game.players for p in each.parameters)
+            with torch.enable_grad(), silent, only(self.player, moved):
                 with self.autocast():
                     loss = weight * self.wrapped(self.index, *part)
                 (loss if self.scaler is None else self.scaler.scale(loss)).backward()
@@ -261,10 +262,10 @@ def quote(name: str) -> str:
 
 
 @contextmanager
-def only(player: Player, players: Sequence[Player]) -> Iterator[None]:
-    """Asks autograd for the gradients of one player's parameters only."""
+def only(player: Player, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Asks autograd for the gradients of one player's parameters only, not of others among these."""
     mine = {id(p) for p in player.parameters}
-    others = [p for other in players for p in other.parameters if id(p) not in mine and p.requires_grad]
+    others = [p for p in parameters if id(p) not in mine and p.requires_grad]
     for p in others:
         p.requires_grad_(False)
     try:

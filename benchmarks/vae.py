@@ -8,14 +8,13 @@ Dynamic binarisation: a pixel is a coin with probability intensity / 255, drawn 
 once, with seed 0, for the 10,000 test images; 59,000 training images train, 1,000 choose the epoch. Fixed binarisation,
 for the row of pythae's table: one draw, seed 0, for all images, of which 50,000 train and 10,000 choose.
 
-    python -m benchmarks.vae --model VAE [--epochs 430] [--device cuda] [--checkpoint FILE] [--train-only]
+    python -m benchmarks.vae --model VAE [--epochs 430] [--device cuda] [--checkpoint FILE]
     python -m benchmarks.vae --speed            # a training step of every model against its twin in plain PyTorch
 
 Published, dynamic, 784-200-200-50, 5000 particles, after 3280 epochs: VAE 86.76, IWAE with 5 particles 85.54, with 50
 84.78 (Burda, Grosse and Salakhutdinov, 2015, arXiv:1509.00519). Fixed, 784-400-40, 200 particles, 500 epochs: 89.9.
 """
 
-import argparse
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -24,15 +23,13 @@ import torch
 from pytorch_optimizer import SOAP
 from torch import Tensor, nn
 
-from pyro_dgm import fit
 from pyro_dgm.datasets import binarize, mnist
-from pyro_dgm.evaluation import held_out
+from pyro_dgm.evaluation import importance_weighted
 from pyro_dgm.models import VAE, DiagonalNormal, IndependentBernoulli, StandardNormal
-from pyro_dgm.objectives import ELBO, LinearWarmup, NegativeLogLikelihood, Objective
-from pyro_dgm.training import History, warmup_cosine
+from pyro_dgm.objectives import ELBO, IWAE, LinearWarmup, Objective
 
 from . import vae_speed
-from .bsds300 import parser
+from .bsds300 import parser, train
 from .report import Row, start, write
 
 
@@ -54,11 +51,11 @@ class Setting(NamedTuple):
     fixed: bool = False
 
 
-def dense(latent: int, hidden_features: tuple[int, ...], activation: type[nn.Module], num_particles: int = 1) -> VAE:
+def dense(latent: int, hidden_features: tuple[int, ...], activation: type[nn.Module]) -> VAE:
     """An autoencoder of 784 binary pixels."""
     widths = {"hidden_features": hidden_features, "activation": activation}
     likelihood = IndependentBernoulli(784, latent, **widths)
-    return VAE(StandardNormal(latent), likelihood, DiagonalNormal(latent, 784, **widths), num_particles=num_particles)
+    return VAE(StandardNormal(latent), likelihood, DiagonalNormal(latent, 784, **widths))
 
 
 IWAE_NET = partial(dense, 50, (200, 200), nn.Tanh)
@@ -102,7 +99,6 @@ def images(fixed: bool) -> tuple[Tensor, Tensor, Tensor]:
 def main() -> None:
     """Runs the benchmark and writes its results."""
     line = parser(__doc__.splitlines()[0], SETTINGS, "VAE", None)
-    line.add_argument("--train-only", action="store_true", help="leave scoring to a later call with this checkpoint")
     line.add_argument("--speed", nargs="*", metavar="MODEL", help="time training steps instead, of these models or all")
     line.add_argument("--rounds", type=int, default=7, help="rounds of timing")
     arguments = line.parse_args()
@@ -115,54 +111,34 @@ def main() -> None:
     model = setting.make()
     data, valid, coins = images(setting.fixed)
     start_at_mean(model, data.mean(0))
-    history = train(model, data, valid, setting, arguments)
-    if arguments.train_only:
-        return
-    epochs, minutes = len(history.rows), history.rows[-1]["seconds"] / 60
-    rows = score(model, coins.to(arguments.device), setting, f"{arguments.model}, {epochs} epochs")
-    rows.append(Row(f"{arguments.model}: training on {arguments.device}", minutes, "minutes"))
+    arguments.epochs = arguments.epochs or setting.epochs
+    seconds = train(
+        Dynamic(model, objective_of(setting, arguments.epochs * len(data) / setting.batch_size)),
+        data,
+        valid,
+        arguments,
+        optimizer=partial(SOAP, lr=setting.lr, betas=(0.9, 0.95), weight_decay=0.0, max_precondition_dim=256),
+        batch_size=setting.batch_size,
+        ema=0.999,
+    )
+    rows = score(model, coins.to(arguments.device), setting, f"{arguments.model}, {arguments.epochs} epochs")
+    rows.append(Row(f"{arguments.model}: training on {arguments.device}", seconds / 60, "minutes"))
     notes = ["Mean of -log p over the 10,000 test images, low and high two standard errors either side."]
     write(f"vae-{arguments.model}", rows, seeds=[arguments.seed], notes=notes)
 
 
-def train(model: VAE, data: Tensor, valid: Tensor, setting: Setting, arguments: argparse.Namespace) -> History:
-    """Trains in place."""
-
-    def report(history: History, _: nn.Module) -> None:
-        print({key: round(value, 3) for key, value in history.rows[-1].items()}, flush=True)
-
-    epochs = arguments.epochs or setting.epochs
-    model.num_particles = setting.particles
-    objective = NegativeLogLikelihood()
-    if setting.particles == 1:
-        steps = max(1, round(setting.warmup * epochs * len(data) / setting.batch_size))
-        objective = ELBO(kl_weight=LinearWarmup(steps))
-    return fit(
-        Dynamic(model, objective),
-        data,
-        validation=valid,
-        optimizer=partial(SOAP, lr=setting.lr, betas=(0.9, 0.95), weight_decay=0.0, max_precondition_dim=256),
-        schedule=partial(warmup_cosine, warmup=0.02),
-        batch_size=setting.batch_size,
-        max_epochs=epochs,
-        ema=0.999,
-        seed=arguments.seed,
-        compile=True,
-        device=arguments.device,
-        checkpoint=arguments.checkpoint,
-        resume=arguments.checkpoint is not None,
-        progress=False,
-        callbacks=[report],
-    )
+def objective_of(setting: Setting, steps: float) -> Objective:
+    """The bound that is maximised, in so many steps."""
+    if setting.particles > 1:
+        return IWAE(setting.particles)
+    return ELBO(kl_weight=LinearWarmup(max(1, round(setting.warmup * steps))))
 
 
 def score(model: VAE, coins: Tensor, setting: Setting, label: str) -> list[Row]:
     """Scores the test images."""
-    model.chunk_size = 2000
     rows = []
     for particles in (1, setting.scored):
-        model.num_particles = particles
-        found = held_out(model, coins, batch_size=max(1, 2000 // particles))
+        found = importance_weighted(model, coins, num_particles=particles)
         value, spread = -found.mean, 2 * found.standard_error
         bar = setting.bar if particles == setting.scored else None
         name = f"{label}: {particles} particles" if particles > 1 else f"{label}: evidence lower bound"

@@ -260,27 +260,3 @@ class DeepMarkov(nn.Module):
         before = torch.cat([self.start.expand(len(x), 1, -1), z[:, :-1]], 1)
         log_p = log_normal(z, *self.transition(before)).sum(-1)
         return (cross_entropy(self.emit(z), x).sum(-1) + log_q - log_p).mean()
-
-
-class Labelled(nn.Module):
-    """M2 by hand: labels are enumerated where they are missing (-1) and read where they are not."""
-
-    def __init__(self, features: int, latent: int, hidden: int, classes: int, weight: float) -> None:
-        super().__init__()
-        self.classes, self.weight = classes, weight
-        self.classifier = mlp(features, hidden, classes)
-        self.encoder = mlp(features + classes, hidden, 2 * latent)
-        self.decoder = mlp(latent + classes, hidden, features)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Returns the loss; y has shape (n, 1)."""
-        log_q = self.classifier(x).log_softmax(-1)
-        labels = torch.eye(self.classes)[:, None].expand(-1, len(x), -1)
-        every = x.expand(self.classes, *x.shape)
-        z, divergence = draw(self.encoder(torch.cat([every, labels], -1)))
-        bound = -cross_entropy(self.decoder(torch.cat([z, labels], -1)), x) - divergence - math.log(self.classes)
-        known = y[:, 0] >= 0
-        own = y.clamp(min=0).long()
-        summed = (log_q.exp() * (bound.T - log_q)).sum(-1)
-        labelled = bound.T.gather(-1, own).squeeze(-1) + self.weight * log_q.gather(-1, own).squeeze(-1)
-        return -torch.where(known, labelled, summed).mean()

@@ -27,7 +27,7 @@ WIDE = {"hidden_features": (HIDDEN,)}
 
 
 class Pair(NamedTuple):
-    """A twin, the model, whether the data are pixels, and the steps of an epoch."""
+    """A twin, the model (or an objective on it), data, and the steps of an epoch."""
 
     twin: Callable[[], nn.Module]
     model: Callable[[], nn.Module]
@@ -148,7 +148,7 @@ def run(rounds: int, only: list[str]) -> None:
         }
         sizes = (count(by_hand), count(model))
         task = Task(name, pair.steps, BATCH, contestants, sizes, {(COMPILED, "torch"): 1.0})
-        rows += [row for row in rows_of(task, measure(task, rounds, 7, x.device, notes)) if "SVI" not in row.name]
+        rows += rows_of(task, measure(task, rounds, 7, x.device, notes))
         notes.append(f"{name}: {sizes[0]} parameters by hand, {sizes[1]} in the package.")
     for row in rows:
         if row.bar:

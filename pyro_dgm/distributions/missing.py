@@ -27,15 +27,13 @@ from .promise import Density
 
 
 class PossiblyMissing(constraints.Constraint):
-    """The numbers of another constraint, or NaN.
+    """The numbers, or events, of another constraint, or NaN: an event with a NaN in it is missing as a whole.
 
     Args:
-        base: Where a number lives that is not missing, element by element.
+        base: Where one lives that is not missing.
     """
 
     def __init__(self, base: constraints.Constraint) -> None:
-        if base.event_dim:
-            raise ValueError(f"base: expected a constraint on single numbers, got {base}")
         self.base = base
         super().__init__()
 
@@ -44,11 +42,14 @@ class PossiblyMissing(constraints.Constraint):
         """As the numbers are."""
         return self.base.is_discrete
 
-    event_dim = 0
+    @property
+    def event_dim(self) -> int:
+        """Number of dimensions of an event; 0 of numbers."""
+        return self.base.event_dim
 
     def check(self, value: Tensor) -> Tensor:
-        """Returns, for each number, whether it is missing or one of the constraint."""
-        return value.isnan() | self.base.check(value)
+        """Returns, for each number or event, whether it is missing or one of the constraint."""
+        return has_missing(value, self.event_dim) | self.base.check(value)
 
     def __repr__(self) -> str:
         return f"PossiblyMissing({self.base})"
@@ -79,7 +80,14 @@ def possibly_missing(support: constraints.Constraint) -> constraints.Constraint:
         return constraints.independent(possibly_missing(support.base_constraint), support.reinterpreted_batch_ndims)
     if isinstance(support, constraints.stack):
         return constraints.stack([possibly_missing(c) for c in support.cseq], support.dim)
+    if support.event_dim:
+        raise ValueError(f"support: expected a constraint on single numbers, got {support}")
     return PossiblyMissing(support)
+
+
+def has_missing(x: Tensor, event_dim: int) -> Tensor:
+    """Returns which events of so many dimensions have a NaN in them."""
+    return x.isnan().flatten(-event_dim).any(-1) if event_dim else x.isnan()
 
 
 def standard(x: Tensor, loc: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:

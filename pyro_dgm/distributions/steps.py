@@ -15,38 +15,14 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import Distribution, constraints, transform_to
 
+from .missing import PossiblyMissing, has_missing
 from .promise import Density, density_of
 
 
-class OrMissing(constraints.Constraint):
-    """Sequences whose steps satisfy a constraint, or are missing.
-
-    Args:
-        step: The constraint of a step.
-        event_dim: Number of dimensions of a step.
-    """
-
-    missing = True
-
-    def __init__(self, step: constraints.Constraint, event_dim: int) -> None:
-        extra = event_dim - step.event_dim
-        self.step = constraints.independent(step, extra) if extra > 0 else step
-        self.base_constraint = constraints.independent(self.step, 1)  # that of sequences without missing steps
-        super().__init__()
-
-    @property
-    def is_discrete(self) -> bool:
-        """Whether a step is."""
-        return self.step.is_discrete
-
-    @property
-    def event_dim(self) -> int:
-        """Number of dimensions of a sequence."""
-        return self.base_constraint.event_dim
-
-    def check(self, value: Tensor) -> Tensor:
-        """Returns whether every step satisfies the constraint or is missing."""
-        return (self.step.check(value) | missing(value, self.step.event_dim)).all(-1)
+def steps_or_missing(step: constraints.Constraint, event_dim: int) -> constraints.Constraint:
+    """Returns where sequences live whose steps, of so many dimensions, satisfy a constraint, or are missing."""
+    extra = event_dim - step.event_dim
+    return constraints.independent(PossiblyMissing(constraints.independent(step, extra) if extra > 0 else step), 1)
 
 
 class Steps(dist.TorchDistribution):
@@ -81,7 +57,7 @@ class Steps(dist.TorchDistribution):
     @constraints.dependent_property
     def support(self) -> constraints.Constraint:
         """Where sequences live, NaN for missing steps included."""
-        return OrMissing(self.base.support, len(self.base.event_shape))
+        return steps_or_missing(self.base.support, len(self.base.event_shape))
 
     @property
     def mean(self) -> Tensor:
@@ -109,14 +85,9 @@ class Steps(dist.TorchDistribution):
         return torch.where(observed, self.base.log_prob(value), 0.0).sum(-1)
 
 
-def missing(x: Tensor, event_dim: int) -> Tensor:
-    """Returns which steps, events of so many dimensions, have a NaN in them."""
-    return x.isnan().flatten(-event_dim).any(-1) if event_dim else x.isnan()
-
-
 def observed_steps(x: Tensor, support: constraints.Constraint, event_dim: int) -> tuple[Tensor, Tensor]:
     """Returns sequences with something in the support in place of missing steps, and which steps are observed."""
-    observed = ~missing(x, event_dim)
+    observed = ~has_missing(x, event_dim)
     filling = torch.zeros_like(x)
     if not support.is_discrete:
         filling = transform_to(support)(filling)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from ..distributions import Marginal
 from ..mcmc import PosteriorAnnealing, Weights
 from ..mcmc.ais import Initial
-from .importance import Evidence, batches, chunk_of, evidence, inferred
+from .importance import Evidence, chunk_of, evidence, inferred, several
 from .likelihood import evaluating
 
 
@@ -89,7 +89,7 @@ def annealed(
     rows = max(1, chunk_of(x) // max(1, num_chains)) if batch_size is None else batch_size
     weights = []
     with torch.no_grad(), evaluating(model):
-        for batch in batches(x, context, rows):
+        for batch in several(x, context, rows):
             with _unchecked(model, *batch) as p:
                 annealing = PosteriorAnnealing(p, batch[0], num_chains, num_temperatures, leapfrog_steps, initial)
                 weights.append(Weights().add(annealing.forward()[1]))
@@ -135,7 +135,7 @@ def bidirectional(
         z, x = _simulated(model, num_data, context)
         rows = max(1, chunk_of(x) // max(1, num_chains)) if batch_size is None else batch_size
         lower, upper = [], []
-        for batch, exact in zip(batches(x, context, rows), z.split(rows), strict=True):
+        for batch, exact in zip(several(x, context, rows), z.split(rows), strict=True):
             with _unchecked(model, *batch) as p:
                 annealing = PosteriorAnnealing(p, batch[0], num_chains, num_temperatures, leapfrog_steps, initial)
                 lower.append(Weights().add(annealing.forward()[1]))

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from ..distributions import Marginal
 from ..mcmc import Weights
-from .likelihood import bits_per_dim, evaluating
+from .likelihood import batches, bits_per_dim, evaluating
 
 _NUMBERS = 2**20  # of data at a time on a processor: what is made of them stays in its cache
 _NUMBERS_ON_GPU = 2**25
@@ -120,7 +120,7 @@ def importance_weighted(
     draws = min(num_particles, max(1, chunk_size // rows))
     with torch.no_grad(), evaluating(model):
         draw = _compiled(model, draws) if compile else _eager
-        weights = [_weigh(model, draw, batch, num_particles, draws) for batch in batches(x, context, rows)]
+        weights = [_weigh(model, draw, batch, num_particles, draws) for batch in several(x, context, rows)]
     return evidence(weights, x.shape[1:], levels)
 
 
@@ -167,20 +167,14 @@ def chunk_of(x: Tensor) -> int:
     return max(1, (_NUMBERS if x.device.type == "cpu" else _NUMBERS_ON_GPU) // max(1, x[0].numel()))
 
 
-def batches(x: Tensor, context: Tensor | None, rows: int) -> Iterator[tuple[Tensor, ...]]:
-    """Data, so many at a time, each with its context: `(x,)` or `(x, context)`."""
+def several(x: Tensor, context: Tensor | None, rows: int) -> Iterator[tuple[Tensor, ...]]:
+    """At least two data, so many at a time, each with its context: `(x,)` or `(x, context)`."""
     if len(x) < 2:
         raise ValueError(f"x: expected at least 2 data for a standard error, got {len(x)}; pass more data.")
     if rows < 1:
         raise ValueError(f"chunk_size, batch_size: expected at least 1, got {rows}.")
-    if context is not None and context.dim() > 1 and len(context) != len(x):
-        raise ValueError(
-            f"context: expected one row for each of the {len(x)} data (or a single vector), "
-            f"got shape {tuple(context.shape)}."
-        )
-    for start in range(0, len(x), rows):
-        part = slice(start, start + rows)
-        yield (x[part],) if context is None else (x[part], context if context.dim() == 1 else context[part])
+    for x_batch, c in batches(x, context, rows):
+        yield (x_batch,) if c is None else (x_batch, c)
 
 
 def evidence(

@@ -170,17 +170,9 @@ def pointwise(model: nn.Module, x: Tensor, context: Tensor | None, batch_size: i
     """Log-likelihoods with shape `[n]` as in `log_likelihood`, and the density they come from."""
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}.")
-    if context is not None and context.dim() > 1 and len(context) != len(x):
-        raise ValueError(
-            f"context: expected one row for each of the {len(x)} data (or a single vector), "
-            f"got shape {tuple(context.shape)}."
-        )
-    batches = x.split(batch_size)
-    shared = context is None or context.dim() == 1
-    contexts = [context] * len(batches) if shared else context.split(batch_size)
     scores = []
     with evaluating(model):
-        for x_batch, c_batch in zip(batches, contexts, strict=True):
+        for x_batch, c_batch in batches(x, context, batch_size):
             p = model(c_batch)
             density = density_of(p)
             if density == "implicit":
@@ -193,6 +185,22 @@ def pointwise(model: nn.Module, x: Tensor, context: Tensor | None, batch_size: i
             check_batch(p, len(x_batch))
             scores.append(p.log_prob(x_batch))
     return torch.cat(scores), density
+
+
+def batches(x: Tensor, context: Tensor | None, rows: int) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Data, so many at a time, each with its context.
+
+    Raises:
+        ValueError: there are several contexts, and not one for each datum.
+    """
+    if context is not None and context.dim() > 1 and len(context) != len(x):
+        raise ValueError(
+            f"context: expected one row for each of the {len(x)} data (or a single vector), "
+            f"got shape {tuple(context.shape)}."
+        )
+    for start in range(0, max(1, len(x)), rows):
+        part = slice(start, start + rows)
+        yield x[part], context if context is None or context.dim() == 1 else context[part]
 
 
 def check_batch(p: TorchDistribution, n: int) -> None:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..distributions import Marginal
-from ..nn import at_least_float32, leave_autocast
+from ..distributions import Marginal, marginal
+from ..nn import at_least_float32
 from .base import generative_model
 
 
@@ -52,12 +52,8 @@ def draw(model: Any, x: Tensor, *context: Tensor) -> Draws:
         raise ValueError(
             f"posterior: expected one latent, drawn with reparameterisation, got {type(q).__name__}; train with ELBO()"
         )
-    if hasattr(q, "rsample_and_log_prob"):
-        z, log_posterior = q.rsample_and_log_prob()
-    else:
-        z = leave_autocast(q.rsample())
-        log_posterior = q.log_prob(z)
-    log_densities = (p.likelihood(z).log_prob(x), p.prior.log_prob(z), log_posterior)
+    z, log_q = marginal.draw(q)
+    log_densities = (p.likelihood(z).log_prob(x), p.prior.log_prob(z), log_q["z"])
     return Draws(p, q, z, *map(at_least_float32, log_densities))
 
 

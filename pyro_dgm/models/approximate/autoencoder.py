@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ...distributions import Pushforward
 from ...nn import leave_autocast
 from ..base import ApproximateModel, GenerativeModel
-from .latent import EventMLP, join, network_shape, promise
+from .latent import EventMLP, join, network_shape, prior_of, promise
 
 if TYPE_CHECKING:
     from ...objectives import Objective
@@ -92,7 +92,6 @@ class Autoencoder(ApproximateModel):
                 )
         self.encoder = encoder or EventMLP(event_shape, latent_shape, hidden_features, context, activation)
         self.prior, self.likelihood, self.latent_shape = prior, likelihood, latent_shape
-        self._conditional_prior = conditional
 
     def _distribution(self, context: Tensor | None) -> Pushforward:
         def generate(z: Tensor) -> Tensor:
@@ -102,8 +101,7 @@ class Autoencoder(ApproximateModel):
 
     def latent(self, context: Tensor | None = None) -> dist.TorchDistribution:
         """Returns p(z | c), with the batch shape of the context."""
-        p = self.prior(context) if self._conditional_prior else self.prior()
-        return p if context is None else p.expand(torch.broadcast_shapes(p.batch_shape, context.shape[:-1]))
+        return prior_of(self.prior, context)
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """Returns p(x | z, c) for z with shape (*, *latent_shape)."""

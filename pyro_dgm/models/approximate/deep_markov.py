@@ -23,7 +23,8 @@ from torch.distributions import Distribution
 
 from ...distributions import Hierarchy
 from ...distributions.hierarchy import concatenated
-from ...distributions.steps import OrMissing, Steps, missing
+from ...distributions.missing import has_missing
+from ...distributions.steps import Steps, steps_or_missing
 from ...nn import leave_autocast
 from ...nn.recurrent import BackwardGRU, Combiner, GatedTransition
 from ..base import GenerativeModel
@@ -87,7 +88,8 @@ class DeepMarkovModel(LatentVariableModel):
         if steps < 1:
             raise ValueError(f"steps: expected at least 1, got {steps}")
         step_shape, support = promise("likelihood", likelihood, latent + context)
-        super().__init__((steps, *step_shape), context, OrMissing(support, len(step_shape)) if missing else support)
+        support = steps_or_missing(support, len(step_shape)) if missing else support
+        super().__init__((steps, *step_shape), context, support)
         self.steps, self.latent, self.missing, self.num_particles = steps, latent, missing, num_particles
         self.likelihood = likelihood
         self.transition = transition or DiagonalNormal(
@@ -136,7 +138,7 @@ class DeepMarkovModel(LatentVariableModel):
         event_dim = len(self.event_shape) - 1
         observed, to_come = None, None
         if self.missing:
-            observed = ~missing(x, event_dim)
+            observed = ~has_missing(x, event_dim)
             to_come = observed.flip(-1).cummax(-1).values.flip(-1)
             x = torch.where(observed.reshape(*observed.shape, *[1] * event_dim), x, 0.0)
         h = leave_autocast(
@@ -177,7 +179,7 @@ class DeepMarkovModel(LatentVariableModel):
         """Fits the standardisation of a flow as likelihood to the observed steps."""
         if isinstance(self.likelihood, GenerativeModel):
             states = self.encode(x, context).unflatten(-1, (self.steps, self.latent))
-            seen = ~missing(x, len(self.event_shape) - 1)
+            seen = ~has_missing(x, len(self.event_shape) - 1)
             self.likelihood.initialize(x[seen], join(states, 1, _of_steps(context))[seen])
 
 

@@ -184,6 +184,12 @@ def network_shape(network: nn.Module, event_shape: torch.Size, context: int) -> 
         return trial(torch.zeros(1, *event_shape, **like), *c).shape[1:]
 
 
+def prior_of(prior: nn.Module, context: Tensor | None) -> dist.TorchDistribution:
+    """Returns p(z | c) with the batch shape of the context, whether or not the prior's module reads it."""
+    p = prior(context) if getattr(prior, "context", 0) else prior()
+    return p if context is None else p.expand(torch.broadcast_shapes(p.batch_shape, context.shape[:-1]))
+
+
 def promise(name: str, part: nn.Module, width: int) -> tuple[torch.Size, constraints.Constraint]:
     """Returns the event shape and support of a part that is to be called with contexts of a width."""
     if isinstance(part, GenerativeModel):

@@ -23,7 +23,8 @@ from pyro import poutine
 from pyro.nn import pyro_method
 from torch import Tensor, nn
 
-from ...distributions import BatchMixture, Proposal
+from ...distributions import BatchMixture
+from ...distributions.hierarchy import sample_latent
 from ...nn import MLP, leave_autocast
 from ..base import ApproximateModel
 from .latent import LatentVariableModel
@@ -154,14 +155,14 @@ class SemiSupervisedVAE(ApproximateModel):
         with self._data_plates(x, context, data_size):
             y = self._sample_class(dist.Categorical(logits=self.log_class_probs), context, observe=True)
             p = self.vae(y)
-            return pyro.sample("x", p.likelihood(pyro.sample("z", p.prior)), obs=x)
+            return pyro.sample("x", p.likelihood(sample_latent(p.prior)), obs=x)
 
     @pyro_method
     def guide(self, x: Tensor, context: Tensor | None = None, *, data_size: int | None = None) -> Tensor:
         """The approximate posterior: the class where it is unknown, and ``"z"``, in the plate ``"data"``."""
         with self._data_plates(x, context, data_size):
             q = self.vae.infer(x, self._sample_class(self.classify(x), context, observe=False))
-            return pyro.sample("z", Proposal(q) if hasattr(q, "rsample_and_log_prob") else q)
+            return sample_latent(q, proposal=True)
 
     def objective(self) -> "Objective":
         """Returns the bounds of labelled and unlabelled data, and the classifier's cross-entropy."""

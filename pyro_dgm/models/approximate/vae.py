@@ -43,7 +43,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 
 from ..base import GenerativeModel
-from .latent import LatentVariableModel, join, promise, shown, shown_features
+from .latent import LatentVariableModel, join, prior_of, promise, shown, shown_features
 from .vamp_prior import VampPrior
 
 
@@ -83,13 +83,9 @@ class VariationalAutoencoder(LatentVariableModel):
         self.latent_shape = latent_shape
         self.prior, self.likelihood, self.posterior = prior, likelihood, posterior
         self.num_particles = num_particles
-        self._conditional_prior = conditional
 
     def _prior(self, context: Tensor | None) -> dist.TorchDistribution:
-        p = self.prior(context) if self._conditional_prior else self.prior()
-        if context is None:
-            return p
-        return p.expand(torch.broadcast_shapes(p.batch_shape, context.shape[:-1]))
+        return prior_of(self.prior, context)
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """Returns p(x | z, c) for z with shape (*, *latent_shape)."""

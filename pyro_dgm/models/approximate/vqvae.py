@@ -28,7 +28,7 @@ from ...nn import leave_autocast
 from ...nn.quantizer import VectorQuantizer
 from ...transforms.support import elementwise
 from ..base import GenerativeModel
-from .latent import EventMLP, LatentVariableModel, join, network_shape, promise
+from .latent import EventMLP, LatentVariableModel, join, network_shape, prior_of, promise
 
 
 class VQVAE(LatentVariableModel):
@@ -109,13 +109,9 @@ class VQVAE(LatentVariableModel):
         self.encoder = encoder or EventMLP(event_shape, embedded, hidden_features, context)
         self.prior, self.likelihood, self.quantizer = prior, likelihood, quantizer
         self.code_shape, self.width = code_shape, width
-        self._conditional_prior = conditional
 
     def _prior(self, context: Tensor | None) -> Embedded:
-        p = self.prior(context) if self._conditional_prior else self.prior()
-        if context is not None:
-            p = p.expand(torch.broadcast_shapes(p.batch_shape, context.shape[:-1]))
-        return Embedded(p, self.quantizer.table.detach())
+        return Embedded(prior_of(self.prior, context), self.quantizer.table.detach())
 
     def decode(self, z: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """Returns p(x | e_k, c).
@@ -155,7 +151,7 @@ class VQVAE(LatentVariableModel):
         self.quantizer.initialize(self._encoded(x, context).flatten(0, -2))
         k = self.encode(x, context)
         if isinstance(self.prior, GenerativeModel):
-            self.prior.initialize(k, context if self._conditional_prior else None)
+            self.prior.initialize(k, context if self.prior.context else None)
         if isinstance(self.likelihood, GenerativeModel):
             self.likelihood.initialize(x, join(self.embed(k), len(self.code_shape), context))
 

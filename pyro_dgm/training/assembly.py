@@ -66,9 +66,13 @@ def device_of(module: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def is_initialized(model: GenerativeModel) -> bool:
-    """Whether what depends on data has been fitted already."""
-    return all(bool(flag) for name, flag in model.named_buffers() if name.endswith("initialized"))
+def initialize(model: GenerativeModel, batch: Batch) -> None:
+    """Fits what depends on data, once: parts that the model leaves as they are count as fitted too."""
+    flags = [flag for name, flag in model.named_buffers() if name.endswith("initialized")]
+    if not all(flags):
+        model.initialize(*batch)
+        for flag in flags:
+            flag.fill_(True)
 
 
 def make_game(module: nn.Module, batch: Batch, optimizer: Any, held: Source | None) -> Game:

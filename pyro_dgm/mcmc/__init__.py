@@ -9,6 +9,19 @@ machine.
 from .ais import PosteriorAnnealing
 from .anneal import Geometric, Path, anneal, sigmoid_schedule
 from .hmc import HMC
+from .partition import EnergyPath, LogPartition, energy_schedule, estimate_log_partition
 from .weights import Weights
 
-__all__ = ["HMC", "Geometric", "Path", "PosteriorAnnealing", "Weights", "anneal", "sigmoid_schedule"]
+__all__ = [
+    "HMC",
+    "EnergyPath",
+    "Geometric",
+    "LogPartition",
+    "Path",
+    "PosteriorAnnealing",
+    "Weights",
+    "anneal",
+    "energy_schedule",
+    "estimate_log_partition",
+    "sigmoid_schedule",
+]

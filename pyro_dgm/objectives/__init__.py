@@ -8,6 +8,13 @@ loss and one optimizer suffice.
 from .adversarial import Adversarial, AdversarialLoss, LeastSquares, NonSaturating, Wasserstein
 from .annealing import CyclicalAnnealing, LinearWarmup
 from .base import Objective, Player
+from .contrastive_divergence import (
+    Contrast,
+    ContrastiveDivergence,
+    PersistentContrastiveDivergence,
+    Sparsity,
+    SquaredEnergy,
+)
 from .discrepancy import RBF, InverseMultiquadratic, MaximumMeanDiscrepancy
 from .divergence import Balance, FreeBits
 from .elbo import ELBO
@@ -30,6 +37,8 @@ __all__ = [
     "AdversarialLoss",
     "AdversarialTotalCorrelation",
     "Balance",
+    "Contrast",
+    "ContrastiveDivergence",
     "CyclicalAnnealing",
     "DReG",
     "FreeBits",
@@ -41,9 +50,12 @@ __all__ = [
     "NonSaturating",
     "Objective",
     "OrderAgnostic",
+    "PersistentContrastiveDivergence",
     "Player",
     "Reconstruction",
     "SemiSupervised",
+    "Sparsity",
+    "SquaredEnergy",
     "TotalCorrelation",
     "Wasserstein",
     "differentiable_loss",

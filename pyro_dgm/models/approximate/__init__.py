@@ -4,6 +4,7 @@ from .autoencoder import Autoencoder
 from .conditional_vae import ConditionalVAE
 from .deep_markov import DeepMarkovModel
 from .dequantized import Dequantized
+from .energy_based import EnergyBasedModel
 from .hierarchical import HierarchicalVAE, LadderVAE
 from .miwae import MIWAE, NotMIWAE
 from .regularized import BetaTCVAE, BetaVAE, FactorVAE, InfoVAE
@@ -22,6 +23,7 @@ __all__ = [
     "ConditionalVAE",
     "DeepMarkovModel",
     "Dequantized",
+    "EnergyBasedModel",
     "FactorVAE",
     "HierarchicalVAE",
     "InfoVAE",

@@ -5,6 +5,7 @@ Every model is a module that, called with a context, returns a Pyro distribution
 
 from .approximate import (
     MIWAE,
+    RBM,
     VAE,
     VQVAE,
     Autoencoder,
@@ -71,6 +72,7 @@ __all__ = [
     "NCSF",
     "NICE",
     "NSF",
+    "RBM",
     "RNADE",
     "SOSPF",
     "VAE",

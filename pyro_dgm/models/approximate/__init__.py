@@ -1,6 +1,7 @@
 """Models whose density is a bound or an estimate: latent variable models."""
 
 from .autoencoder import Autoencoder
+from .boltzmann import RBM
 from .conditional_vae import ConditionalVAE
 from .deep_markov import DeepMarkovModel
 from .dequantized import Dequantized
@@ -15,6 +16,7 @@ from .vqvae import VQVAE
 
 __all__ = [
     "MIWAE",
+    "RBM",
     "VAE",
     "VQVAE",
     "Autoencoder",

@@ -72,9 +72,9 @@ def test_free_energy_is_the_sum_over_hidden_units(kind):
     if rbm.hidden.features > 5:
         return
     rectified = isinstance(rbm.hidden, Rectified)
-    axis = (torch.arange(120, dtype=torch.float64) + 0.5) / 20
+    axis = (torch.arange(60, dtype=torch.float64) + 0.5) / 10
     h = torch.cartesian_prod(axis, axis, axis) if rectified else binary(rbm.hidden.features)
-    measure = -0.5 * h.square().sum(-1) - 3 * torch.tensor(20.0).log() if rectified else 0.0
+    measure = -0.5 * h.square().sum(-1) - 3 * torch.tensor(10.0).log() if rectified else 0.0
     x = states[:: max(1, len(states) // 7)]
     phi = rbm.visible.statistics(x)
     interaction = (phi - rbm.visible_offset) @ rbm.weight.T @ (h - rbm.hidden_offset).T

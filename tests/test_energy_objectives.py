@@ -104,20 +104,20 @@ def test_the_bias_of_contrastive_divergence_shrinks_with_its_steps():
 @pytest.mark.parametrize(
     "objective",
     [
-        lambda: PersistentContrastiveDivergence(2000),
-        lambda: PersistentContrastiveDivergence(3000, steps=2, active=1000),
-        lambda: ParallelTempering(2000, 3),
-        lambda: ParallelTempering(2000, [1.0, 0.5], steps=2),
+        lambda: PersistentContrastiveDivergence(1000),
+        lambda: PersistentContrastiveDivergence(1500, steps=2, active=500),
+        lambda: ParallelTempering(500, 3),
+        lambda: ParallelTempering(500, [1.0, 0.5], steps=2),
     ],
 )
 def test_chains_that_go_on_have_the_gradient_of_the_likelihood(objective):
-    """Parameters held: data exact, samples of 20 updates far apart; 5 of their errors, fails once in 50,000 seeds."""
+    """Parameters held: data exact, samples of 20 updates far apart; 6 of their errors, fails once in 10,000 seeds."""
     loss, found = objective()(RBM4), []
     loss.objective.chains.double()
-    for k in range(100):
+    for k in range(90):
         with torch.no_grad():
             samples = loss.objective.negative(RBM4, STATES, None)
-        if k >= 40 and k % 3 == 0:
+        if k >= 30 and k % 3 == 0:
             found.append(gradient((DATA * RBM4.energy(STATES)).sum() - RBM4.energy(samples).mean(), RBM4))
     found = torch.stack(found)
     assert all(within(found[:, k], EXACT[k], 6) for k in range(len(EXACT)))
@@ -293,7 +293,7 @@ def test_learns_a_distribution(name):
     p = torch.zeros(16).scatter_(0, torch.tensor([0, 6, 15]), torch.tensor([0.5, 0.3, 0.2]))
     x = STATES[torch.multinomial(p, 200, replacement=True)].float()
     rbm = RBM(4, 6)
-    fit(rbm, x, objective=OBJECTIVES[name](), optimizer=partial(SGD, lr=0.5), batch_size=100, max_epochs=100,
+    fit(rbm, x, objective=OBJECTIVES[name](), optimizer=partial(SGD, lr=1.0), batch_size=100, max_epochs=100,
         progress=False, compile=False, seed=0)  # fmt: skip
     assert rbm.initialized and -rbm().log_prob(x).mean() < 1.5
 

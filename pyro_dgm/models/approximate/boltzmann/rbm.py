@@ -104,15 +104,14 @@ class RBM(EnergyBasedModel):
         with without_autocast(x):
             phi, count = self.visible.statistics(x), self.visible.count(x)
             t = self._input(phi, count)
-            bias = _times(count, self.hidden_bias)
-            tempered = t if isinstance(beta, float) and beta == 1.0 else _behind(beta) * t
-            energy = -beta * (at_least_float32(phi) @ at_least_float32(self.visible_bias))
-            energy = energy - self.hidden.log_normaliser(at_least_float32(tempered)) - self.visible.log_measure(x)
+            linear = phi @ self.visible_bias
             if self.centred:
-                energy = energy + beta * (at_least_float32(t - bias) @ at_least_float32(self.hidden_offset))
-            if isinstance(beta, float) and beta == 1.0:
-                return energy
-            return energy - (1 - beta) * (phi @ self.base - self._log_base(count))
+                linear = linear - (t - _times(count, self.hidden_bias)) @ self.hidden_offset
+            rest = self.visible.log_measure(x)
+            if isinstance(beta, float) and beta == 1.0:  # without what is then multiplied by nought or one
+                return -at_least_float32(linear) - self.hidden.log_normaliser(at_least_float32(t)) - rest
+            hidden = self.hidden.log_normaliser(at_least_float32(_behind(beta) * t))
+            return -beta * linear - (1 - beta) * (phi @ self.base - self._log_base(count)) - hidden - rest
 
     @torch.no_grad()
     def transition(self, x: Tensor, context: Tensor | None = None, beta: Tensor | float = 1.0) -> Tensor:

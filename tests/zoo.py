@@ -360,6 +360,7 @@ MODELS: dict[str, ModelRow] = {
         lambda c: m.Autoregressive(MaskedMLP(D, 2, (8,), context=c, activation=nn.Tanh), heads.Normal(), c),
         storable=False,
     ),
+    "RBM": ModelRow(lambda c: m.RBM(D, 2), conditional=False, discrete=True),
     "GAN": ModelRow(lambda c: m.GAN((1, D), 2, c, (8,)), "implicit"),
     "GAN-interval": ModelRow(lambda c: m.GAN(D, 2, c, (8,), support=constraints.unit_interval), "implicit"),
 }

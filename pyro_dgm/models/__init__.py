@@ -5,6 +5,7 @@ Every model is a module that, called with a context, returns a Pyro distribution
 
 from .approximate import (
     MIWAE,
+    RBM,
     VAE,
     VQVAE,
     Autoencoder,
@@ -13,6 +14,7 @@ from .approximate import (
     ConditionalVAE,
     DeepMarkovModel,
     Dequantized,
+    EnergyBasedModel,
     FactorVAE,
     HierarchicalVAE,
     InfoVAE,
@@ -70,6 +72,7 @@ __all__ = [
     "NCSF",
     "NICE",
     "NSF",
+    "RBM",
     "RNADE",
     "SOSPF",
     "VAE",
@@ -85,6 +88,7 @@ __all__ = [
     "DeepMarkovModel",
     "Dequantized",
     "DiagonalNormal",
+    "EnergyBasedModel",
     "EoNADE",
     "FactorVAE",
     "Factorized",

@@ -8,6 +8,13 @@ loss and one optimizer suffice.
 from .adversarial import Adversarial, AdversarialLoss, LeastSquares, NonSaturating, Wasserstein
 from .annealing import CyclicalAnnealing, LinearWarmup
 from .base import Objective, Player
+from .contrastive_divergence import (
+    Contrast,
+    ContrastiveDivergence,
+    PersistentContrastiveDivergence,
+    Sparsity,
+    SquaredEnergy,
+)
 from .discrepancy import RBF, InverseMultiquadratic, MaximumMeanDiscrepancy
 from .divergence import Balance, FreeBits
 from .elbo import ELBO
@@ -16,7 +23,9 @@ from .importance import IWAE, RWS, STL, VIMCO, DReG, effective_sample_size
 from .likelihood import NegativeLogLikelihood
 from .order_agnostic import OrderAgnostic
 from .reconstruction import Reconstruction
+from .score_matching import RatioMatching, ScoreMatching
 from .semi_supervised import SemiSupervised
+from .tempering import ParallelTempering
 from .total_correlation import AdversarialTotalCorrelation, TotalCorrelation
 
 __all__ = [
@@ -30,6 +39,8 @@ __all__ = [
     "AdversarialLoss",
     "AdversarialTotalCorrelation",
     "Balance",
+    "Contrast",
+    "ContrastiveDivergence",
     "CyclicalAnnealing",
     "DReG",
     "FreeBits",
@@ -41,9 +52,15 @@ __all__ = [
     "NonSaturating",
     "Objective",
     "OrderAgnostic",
+    "ParallelTempering",
+    "PersistentContrastiveDivergence",
     "Player",
+    "RatioMatching",
     "Reconstruction",
+    "ScoreMatching",
     "SemiSupervised",
+    "Sparsity",
+    "SquaredEnergy",
     "TotalCorrelation",
     "Wasserstein",
     "differentiable_loss",

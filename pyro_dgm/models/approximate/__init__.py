@@ -1,9 +1,11 @@
 """Models whose density is a bound or an estimate: latent variable models."""
 
 from .autoencoder import Autoencoder
+from .boltzmann import RBM
 from .conditional_vae import ConditionalVAE
 from .deep_markov import DeepMarkovModel
 from .dequantized import Dequantized
+from .energy_based import EnergyBasedModel
 from .hierarchical import HierarchicalVAE, LadderVAE
 from .miwae import MIWAE, NotMIWAE
 from .regularized import BetaTCVAE, BetaVAE, FactorVAE, InfoVAE
@@ -14,6 +16,7 @@ from .vqvae import VQVAE
 
 __all__ = [
     "MIWAE",
+    "RBM",
     "VAE",
     "VQVAE",
     "Autoencoder",
@@ -22,6 +25,7 @@ __all__ = [
     "ConditionalVAE",
     "DeepMarkovModel",
     "Dequantized",
+    "EnergyBasedModel",
     "FactorVAE",
     "HierarchicalVAE",
     "InfoVAE",

@@ -1,0 +1,5 @@
+"""Boltzmann machines."""
+
+from .dbm import DBM
+
+__all__ = ["DBM"]

@@ -36,9 +36,11 @@ class LatentEnergyModel(ApproximateModel):
 
     Attributes:
         joint: The energy-based model of states s, whose log Z is the model's.
+        exact: Whether the energy is the free energy itself, since the chain leaves nothing to bound.
     """
 
     joint: EnergyBasedModel
+    exact: bool = False
 
     def energy(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the variational free energy in nats, with shape (*), for x with shape ``(*) + event_shape``.
@@ -64,7 +66,7 @@ class LatentEnergyModel(ApproximateModel):
         def sample(shape: Sequence[int]) -> Tensor:
             return self.observe(p.sampler(shape), context)
 
-        density = "lower_bound" if p.density == "exact" else "estimate"
+        density = p.density if self.exact or p.density != "exact" else "lower_bound"
         return Boltzmann(
             lambda x: self.energy(x, context), p.log_partition, sample, self.event_shape, self.support, p.batch_shape,
             density,

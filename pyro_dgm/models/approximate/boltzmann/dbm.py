@@ -1,25 +1,27 @@
 r"""The deep Boltzmann machine: layers of binary units, each connected with the next.
 
 .. math::
-    E(h_0, \dots, h_L) = -\sum_{l=1}^L h_{l-1}^\top W_l h_l - \sum_{l=0}^L b_l^\top h_l, \qquad
+    E(h_0, \dots, h_L) = -\sum_{l=1}^L (h_{l-1} - \mu_{l-1})^\top W_l (h_l - \mu_l) - \sum_{l=0}^L b_l^\top h_l, \qquad
     p(x) = \frac{1}{Z} \sum_{h_1, \dots, h_L} e^{-E(x, h_1, \dots, h_L)}
 
 Given the even layers :math:`s = (h_0, h_2, \dots)` the odd ones are independent, and conversely. So the odd layers can
-be summed out, and block Gibbs sampling draws one half of the machine given the other:
+be summed out, which leaves the free energy F(s), and block Gibbs sampling draws one half of the machine given the
+other:
 
 .. math::
-    F(s) = -\sum_{l\,\mathrm{even}} b_l^\top h_l - \sum_{l\,\mathrm{odd}} \sum_j \log(1 + e^{a_{lj}}), \qquad
-    a_l = b_l + W_l^\top h_{l-1} + W_{l+1} h_{l+1}, \qquad p(h_{lj} = 1 | \cdot) = \sigma(a_{lj})
+    p(h_{lj} = 1 | \cdot) = \sigma(a_{lj}), \qquad
+    a_l = b_l + W_l^\top (h_{l-1} - \mu_{l-1}) + W_{l+1} (h_{l+1} - \mu_{l+1})
 
-Given data, the hidden even layers are not independent; the mean field takes them to be, with means :math:`\mu`. The
-best mean field over the odd layers too is then what summing them out gives, F being what it is at means,
+Given data, the hidden even layers are not independent; the mean field takes them to be, with means m. The best mean
+field over the odd layers too is then what summing them out gives, F being what it is at means,
 
 .. math::
-    \tilde F(x) = \min_\mu F(x, \mu) - \sum_j H(\mu_j), \qquad \mu_l \leftarrow \sigma(a_l)
+    \tilde F(x) = \min_m F(x, m) - \sum_j H(m_j), \qquad m_l \leftarrow \sigma(a_l)
 
 and the fixed point iteration, odd layers and even ones in turn, goes downhill at every step. (Salakhutdinov and
-Hinton, Deep Boltzmann Machines, 2009; as one file of many models: Salakhutdinov, Learning Deep Generative
-Models, 2015; for the centred variant Montavon and Mueller, 2012, arXiv:1203.3783.)
+Hinton, Deep Boltzmann Machines, 2009; the offsets :math:`\mu`, which change the direction of gradients only: Montavon and
+Müller, Deep Boltzmann Machines and the Centering Trick, 2012, arXiv:1203.3783, with which a machine can also be trained
+as a whole from the start.)
 """
 
 from collections.abc import Iterator, Sequence
@@ -45,12 +47,15 @@ class DBM(LatentEnergyModel):
         pretrain(dbm, x, max_epochs=20)
         fit(dbm, x, max_epochs=50)
 
+    With a single hidden layer it is a restricted Boltzmann machine, and the bound is exact.
+
     Binary data are learned as well as by few other models of so few layers; its likelihood is laborious to estimate,
     and its posterior has to be found by iteration.
 
     Args:
         features: Number D of visible units.
         hidden_features: Numbers of units of the layers h_1, ..., h_L.
+        centred: Whether the offsets are the means of the visible units in the data, and 1/2 for hidden units; else zero.
         mean_field_steps: Number of updates of all hidden layers that find q(h | x).
         sweeps: Number of sweeps of block Gibbs sampling behind a sample that cannot be exact.
 
@@ -68,19 +73,27 @@ class DBM(LatentEnergyModel):
     """
 
     def __init__(
-        self, features: int, hidden_features: Sequence[int] = (500, 1000), *, mean_field_steps: int = 25,
+        self,
+        features: int,
+        hidden_features: Sequence[int] = (500, 1000),
+        *,
+        centred: bool = True,
+        mean_field_steps: int = 25,
         sweeps: int = 1000,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(features, 0, constraints.boolean)
         if mean_field_steps < 1:
             raise ValueError(f"mean_field_steps: expected at least 1, got {mean_field_steps}")
-        self.mean_field_steps = mean_field_steps
-        self.joint = EvenLayers([features, *hidden_features], sweeps)
+        self.centred, self.mean_field_steps = centred, mean_field_steps
+        self.joint = EvenLayers([features, *hidden_features], centred, sweeps)
+        self.exact = len(hidden_features) == 1
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Sets the visible biases to the log-odds of the data, and has annealing start from those."""
+        """Sets visible biases, and where annealing starts, to the log-odds of the data, and their offsets to the means."""
         logits = log_odds(x)
+        if self.centred:
+            self.joint.even_offset[: len(logits)].copy_(x.mean(0))
         self.joint.biases[0].copy_(logits)
         self.joint.base[: len(logits)].copy_(logits)
         self.joint.initialized.fill_(True)
@@ -114,11 +127,12 @@ class DBM(LatentEnergyModel):
 
     def _first_guess(self, x: Tensor) -> Tensor:
         """Returns even layers by one pass upwards, which doubles what comes from below for what is still missing."""
-        weights, biases = self.joint.weights, self.joint.biases
-        means = [x]
+        means, joint = [x], self.joint
+        offsets = self._offsets()
         with without_autocast(x):
-            for level, (w, b) in enumerate(zip(weights, [*biases][1:], strict=True), 1):
-                means.append((b + (2.0 if level < len(weights) else 1.0) * means[-1] @ w).sigmoid())
+            for level, w in enumerate(joint.weights, 1):
+                twice = 2.0 if level < len(joint.weights) else 1.0
+                means.append((joint.biases[level] + twice * (means[-1] - offsets[level - 1]) @ w).sigmoid())
         return torch.cat(means[::2], -1)
 
     def stages(self, x: Tensor) -> Iterator[tuple[EnergyBasedModel, Tensor]]:
@@ -131,14 +145,21 @@ class DBM(LatentEnergyModel):
             x: Data, with shape (n, D).
         """
         self.initialize(x)
-        joint = self.joint
+        joint, offsets = self.joint, self._offsets()
         for level, w in enumerate(joint.weights, 1):
             below, above = joint.biases[level - 1], joint.biases[level]
             visible = below if level == 1 else nn.Parameter(below.detach().clone())
             copies = 1 + (level < len(joint.weights)), 1 + (level > 1)
-            stage = CopiedRBM(w, visible, above, copies)
-            yield stage, x.repeat(1, copies[0])
+            stage = CopiedRBM(w, visible, above, (offsets[level - 1], offsets[level]), copies)
+            data = x.repeat(1, copies[0])
+            yield stage, data
             with torch.no_grad():
                 if level > 1:  # the two machines of a layer have a bias each; the layer has their mean
                     below.lerp_(visible, 0.5)
-                x = torch.bernoulli((above + copies[0] * x @ w).sigmoid())
+                x = (above + stage.received(data)).sigmoid().bernoulli()
+
+    def _offsets(self) -> list[Tensor]:
+        """Returns the offsets by layer."""
+        even, odd = self.joint.even_offset, self.joint.odd_offset
+        halves = even.split(self.joint.sizes[::2]), odd.split(self.joint.sizes[1::2])
+        return [halves[level % 2][level // 2] for level in range(len(self.joint.sizes))]

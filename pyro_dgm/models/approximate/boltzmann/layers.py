@@ -5,20 +5,22 @@ layers, at any inverse temperature,
 
 .. math::
     F_\beta(s) = -\sum_{l\,\mathrm{even}} b_{l,\beta}^\top h_l
-    - \sum_{l\,\mathrm{odd}} \sum_j \log(1 + e^{\beta a_{lj}}) + (1 - \beta) \log Z_A, \qquad
-    b_{l,\beta} = (1 - \beta) b^A_l + \beta b_l
+    - \sum_{l\,\mathrm{odd}} \sum_j \bigl(\log(1 + e^{\beta a_{lj}}) - \beta \mu_{lj} (a_{lj} - b_{lj})\bigr)
+    + (1 - \beta) \log Z_A, \qquad b_{l,\beta} = (1 - \beta) b^A_l + \beta b_l
 
-from independent units with log-odds :math:`b^A` to the machine. (Salakhutdinov and Murray, On the quantitative
-analysis of deep belief networks, 2008.)
+from independent units with log-odds :math:`b^A` to the machine. (Salakhutdinov and Murray, On the Quantitative
+Analysis of Deep Belief Networks, 2008.)
 
-:class:`CopiedRBM` has m copies of its visible layer and n of its hidden layer, all with the same weights,
+:class:`CopiedRBM` has m copies of its visible layer and n of its hidden layer, all with the same weights: with
+:math:`a = c + \sum_k W^\top (v_k - \mu)` and offsets :math:`\mu, \lambda`,
 
 .. math::
-    F(v_1, \dots, v_m) = -b^\top \sum_k v_k - n \sum_j \log\bigl(1 + e^{c_j + (W^\top \sum_k v_k)_j}\bigr)
+    F(v_1, \dots, v_m) = -b^\top \sum_k v_k - n \sum_j \bigl(\log(1 + e^{a_j}) - \lambda_j (a_j - c_j)\bigr)
 
 so that a layer learns to work with a neighbour on either side while it has one.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -36,6 +38,7 @@ class EvenLayers(EnergyBasedModel):
 
     Args:
         sizes: Numbers of units of h_0, ..., h_L.
+        centred: Whether the offsets are means of the units, 1/2 for the hidden ones; else they are zero.
         sweeps: Number of sweeps behind a sample that cannot be exact.
 
     Attributes:
@@ -47,7 +50,7 @@ class EvenLayers(EnergyBasedModel):
         ValueError: If there is no hidden layer, or a layer without units.
     """
 
-    def __init__(self, sizes: Sequence[int], sweeps: int = 1000) -> None:
+    def __init__(self, sizes: Sequence[int], centred: bool = True, sweeps: int = 1000) -> None:
         if len(sizes) < 2 or min(sizes) < 1:
             raise ValueError(f"hidden_features: expected a layer at least, with units each, got {list(sizes)} in all")
         even, odd = sum(sizes[::2]), sum(sizes[1::2])
@@ -55,6 +58,8 @@ class EvenLayers(EnergyBasedModel):
         self.sizes, self.units = list(sizes), (even, odd)
         self.weights = nn.ParameterList([0.01 * torch.randn(n, m) for n, m in pairwise(sizes)])
         self.biases = nn.ParameterList([torch.zeros(n) for n in sizes])
+        for name, units in (("even_offset", even), ("odd_offset", odd)):
+            self.register_buffer(name, torch.full((units,), 0.5 if centred else 0.0))
         self.register_buffer("base", torch.zeros(even))
         self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
 
@@ -74,22 +79,26 @@ class EvenLayers(EnergyBasedModel):
         return self.base.sigmoid().expand(*shape, -1).bernoulli()
 
     def inputs(self, half: Tensor, parity: int, beta: Tensor | float = 1.0) -> Tensor:
-        """Returns the inputs of one half of the layers, given the other.
+        """Returns what reaches the units of one half of the layers, their biases included, from the other.
 
         Args:
             half: The layers of a parity, concatenated, with shape (*, units); binary units or their means.
             parity: 0 if they are the even ones, 1 if they are the odd ones.
             beta: The inverse temperature.
         """
+        return column(beta) * self._received(half, parity) + self._bias(1 - parity, column(beta))
+
+    def _received(self, half: Tensor, parity: int) -> Tensor:
         layers = range(len(self.sizes))
-        known = dict(zip(layers[parity::2], half.split(self.sizes[parity::2], -1), strict=True))
+        moved = half - (self.odd_offset if parity else self.even_offset)
+        known = dict(zip(layers[parity::2], moved.split(self.sizes[parity::2], -1), strict=True))
         found = []
         with without_autocast(half):
             for level in layers[1 - parity :: 2]:
                 below = [known[level - 1] @ self.weights[level - 1]] if level - 1 in known else []
                 above = [known[level + 1] @ self.weights[level].mT] if level + 1 in known else []
                 found.append(sum(below + above))
-        return column(beta) * torch.cat(found, -1) + self._bias(1 - parity, column(beta))
+        return torch.cat(found, -1)
 
     def exact_log_partition(self, context: Tensor | None = None) -> Tensor:
         """Returns log Z in nats, summed over the states of the smaller half of the layers, differentiable."""
@@ -107,9 +116,11 @@ class EvenLayers(EnergyBasedModel):
 
     def _summed_out(self, half: Tensor, parity: int, beta: Tensor | float = 1.0) -> Tensor:
         """Returns the free energy of one half of the layers, the other summed out."""
-        cold = F.softplus(self.base).sum() + self.units[1] * torch.log(torch.full_like(self.base[0], 2.0))
-        others = F.softplus(self.inputs(half, parity, beta)).sum(-1)
-        return (1 - beta) * cold - (half * self._bias(parity, column(beta))).sum(-1) - others
+        offset = self.even_offset if parity else self.odd_offset  # of those that are summed out
+        received = column(beta) * self._received(half, parity)
+        summed = F.softplus(received + self._bias(1 - parity, column(beta))) - received * offset
+        cold = F.softplus(self.base).sum() + self.units[1] * math.log(2)
+        return (1 - beta) * cold - (half * self._bias(parity, column(beta))).sum(-1) - summed.sum(-1)
 
     def _bias(self, parity: int, beta: Tensor | float) -> Tensor:
         """Returns the biases of one half of the layers at an inverse temperature, with shape (*, units)."""
@@ -126,29 +137,37 @@ class CopiedRBM(EnergyBasedModel):
         weight: W, with shape (visible units, hidden units).
         visible_bias: b, with shape (visible units,).
         hidden_bias: c, with shape (hidden units,).
+        offsets: The offsets mu and lambda of visible and hidden units.
         copies: The numbers m of copies of the visible layer and n of the hidden layer.
     """
 
     def __init__(
-        self, weight: nn.Parameter, visible_bias: nn.Parameter, hidden_bias: nn.Parameter, copies: tuple[int, int]
+        self,
+        weight: nn.Parameter,
+        visible_bias: nn.Parameter,
+        hidden_bias: nn.Parameter,
+        offsets: tuple[Tensor, Tensor],
+        copies: tuple[int, int],
     ) -> None:
         super().__init__(copies[0] * len(weight), 0, constraints.boolean)
         self.weight, self.visible_bias, self.hidden_bias = weight, visible_bias, hidden_bias
         self.copies = copies
+        for name, offset in zip(("visible_offset", "hidden_offset"), offsets, strict=True):
+            self.register_buffer(name, offset)
 
     def energy(self, x: Tensor, context: Tensor | None = None, beta: Tensor | float = 1.0) -> Tensor:
         """Returns the free energy in nats."""
-        seen, copies = self._added(x), self.copies
-        units = len(self.visible_bias) * copies[0] + len(self.hidden_bias) * copies[1]
-        cold = units * torch.log(torch.full_like(self.visible_bias[0], 2.0))
-        hidden = F.softplus(column(beta) * self._upwards(seen)).sum(-1)
-        return (1 - beta) * cold - beta * (seen @ self.visible_bias) - copies[1] * hidden
+        received = column(beta) * self.received(x)
+        summed = F.softplus(column(beta) * self.hidden_bias + received) - received * self.hidden_offset
+        cold = math.log(2) * (x.shape[-1] + self.copies[1] * len(self.hidden_bias))
+        seen = self._added(x) @ self.visible_bias
+        return (1 - beta) * cold - beta * seen - self.copies[1] * summed.sum(-1)
 
     @torch.no_grad()
     def transition(self, x: Tensor, context: Tensor | None = None, beta: Tensor | float = 1.0) -> Tensor:
-        """Returns the visible copies after a sweep: each is drawn given the sum of the hidden copies, those before."""
-        p = (column(beta) * self._upwards(self._added(x))).sigmoid()
-        hidden = p.expand(self.copies[1], *p.shape).bernoulli().sum(0)
+        """Returns the visible copies after a sweep: the hidden copies are drawn given them, then they given those."""
+        p = (column(beta) * (self.hidden_bias + self.received(x))).sigmoid()
+        hidden = (p.expand(self.copies[1], *p.shape).bernoulli() - self.hidden_offset).sum(0)
         with without_autocast(x):
             p = (column(beta) * (self.visible_bias + hidden @ self.weight.mT)).sigmoid()
         return torch.cat([p.bernoulli() for _ in range(self.copies[0])], -1)
@@ -158,12 +177,13 @@ class CopiedRBM(EnergyBasedModel):
         """Returns fair coins."""
         return torch.full_like(self.visible_bias, 0.5).repeat(self.copies[0]).expand(*shape, -1).bernoulli()
 
+    def received(self, x: Tensor) -> Tensor:
+        """Returns what reaches the hidden units from all visible copies, without their biases."""
+        with without_autocast(x):
+            return (self._added(x) - self.copies[0] * self.visible_offset) @ self.weight
+
     def _added(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.copies[0], -1)).sum(-2)
-
-    def _upwards(self, seen: Tensor) -> Tensor:
-        with without_autocast(seen):
-            return self.hidden_bias + seen @ self.weight
 
 
 def column(beta: Tensor | float) -> Tensor | float:
@@ -177,6 +197,6 @@ def entropy(mean: Tensor) -> Tensor:
 
 
 def log_odds(x: Tensor) -> Tensor:
-    """Returns the log-odds of every unit among data, with shape (units,), as if one datum more were half on."""
-    share = (x.flatten(0, -2).sum(0) + 0.5) / (x.shape[:-1].numel() + 1)
-    return share.logit()
+    """Returns the log-odds of every unit among data (n, units), each seen once on and once off besides (Laplace)."""
+    on = x.sum(0) + 1
+    return (on / (len(x) + 2 - on)).log()

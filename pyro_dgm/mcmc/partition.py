@@ -9,8 +9,8 @@ through temperatures that lie closer and closer towards the end,
 
 .. math:: \beta_t = 1 - (1 - t / T)^3
 
-where energies change most. Reverse chains, with weights :math:`\check w`, walk back from draws of the model. Exact draws
-are there where states can be enumerated; else the draws are where forward chains stand after many more transitions, and
+where energies change most. Reverse chains, with weights :math:`\check w`, walk back from draws of the model, exact
+where states can be enumerated; else the draws are where forward chains stand after many more transitions, and
 the bound from above holds as far as those have converged. An estimate is trusted where both bounds meet, and its
 standard error is right only then: too few temperatures show as a gap, not as an error. (Salakhutdinov and
 Murray, On the Quantitative Analysis of Deep Belief Networks, 2008; Neal, 2001, arXiv:physics/9803008; Grosse,

@@ -1,11 +1,11 @@
 r"""Greedy training: a deep model learns layer by layer, each layer as a small machine of its own.
 
 .. math::
-    \theta_l \leftarrow \arg\min_{\theta_l} L_l(h_{l-1}; \theta_l), \qquad h_0 = x, \quad h_l \sim p(h_l | h_{l-1}; \theta_l)
+    \theta_l \leftarrow \arg\min_\theta L_l(h_{l-1}; \theta), \qquad h_0 = x, \quad h_l \sim p(h_l | h_{l-1}; \theta_l)
 
 (Hinton, Osindero and Teh, A fast learning algorithm for deep belief nets, 2006; for deep Boltzmann machines
 Salakhutdinov and Hinton, 2009.) A model that can be trained so says how by a generator, ``stages(x)``: it yields what
-is to be trained and its data, and goes on to the next layer when asked for it, with data made by the layer just trained.
+is to be trained and its data, and goes on to the next layer, whose data the layer just trained has made, when asked.
 """
 
 from collections.abc import Iterable

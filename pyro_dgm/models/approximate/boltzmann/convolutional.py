@@ -4,8 +4,8 @@ r"""The convolutional restricted Boltzmann machine: filters shared by all places
     E(v, h) = -\sum_k h^k \cdot (W^k \star v) - \sum_k c_k \sum_{ij} h^k_{ij} - \sum_d b_d \sum_{ij} v^d_{ij}
 
 with K filters over an image of C channels, :math:`\star` a convolution without padding (a correlation). With
-probabilistic max-pooling, of every block B of p x p hidden units of a filter at most one is on, and the pooled unit says
-whether any is. With inputs :math:`a^k = c_k + W^k \star v`,
+probabilistic max-pooling at most one is on of every block B of p x p hidden units of a filter, and the pooled unit
+says whether any is. With inputs :math:`a^k = c_k + W^k \star v`,
 
 .. math::
     p(h_i = 1 | v) = \frac{e^{a_i}}{1 + \sum_{j \in B} e^{a_j}}, \qquad
@@ -32,8 +32,8 @@ from ..energy_based import MAX_UNITS, EnergyBasedModel, binary_states, log_sum_o
 class ConvolutionalRBM(EnergyBasedModel):
     """A convolutional restricted Boltzmann machine of binary images.
 
-    Few weights see every place of an image, so it learns from few images; pixels at the border are seen by fewer filters
-    than others. Its density is exact for at most 20 pixels, else an estimate after ``estimate_log_partition()``.
+    The same weights see every place of an image, so it learns from few images; pixels at the border reach fewer hidden
+    units than others. Its density is exact for at most 20 pixels, else an estimate after ``estimate_log_partition()``.
 
     Args:
         event_shape: Shape (C, H, W) of an image.
@@ -137,7 +137,7 @@ class ConvolutionalRBM(EnergyBasedModel):
         return a.transpose(-3, -2).flatten(-2)
 
     def _draw(self, blocks: Tensor) -> Tensor:
-        """Draws of every block at most one unit, by Gumbel's maxima, and returns the hidden units (*, K, rows, columns)."""
+        """Draws at most one unit of every block, by Gumbel's maxima; returns hidden units (*, K, rows, columns)."""
         noise = -torch.empty_like(blocks).exponential_().log()
         off = -torch.empty_like(blocks[..., :1]).exponential_().log()
         highest = torch.cat([blocks + noise, off], -1).argmax(-1, keepdim=True)

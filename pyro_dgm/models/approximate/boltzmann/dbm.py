@@ -19,8 +19,8 @@ field over the odd layers too is then what summing them out gives, F being what 
     \tilde F(x) = \min_m F(x, m) - \sum_j H(m_j), \qquad m_l \leftarrow \sigma(a_l)
 
 and the fixed point iteration, odd layers and even ones in turn, goes downhill at every step. (Salakhutdinov and
-Hinton, Deep Boltzmann Machines, 2009; the offsets :math:`\mu`, which change the direction of gradients only: Montavon and
-Müller, Deep Boltzmann Machines and the Centering Trick, 2012, arXiv:1203.3783, with which a machine can also be trained
+Hinton, Deep Boltzmann Machines, 2009; the offsets :math:`\mu`, which change the direction of gradients only: Montavon
+and Müller, Deep Boltzmann Machines and the Centering Trick, 2012, arXiv:1203.3783, with which a machine can also be trained
 as a whole from the start.)
 """
 
@@ -55,7 +55,7 @@ class DBM(LatentEnergyModel):
     Args:
         features: Number D of visible units.
         hidden_features: Numbers of units of the layers h_1, ..., h_L.
-        centred: Whether the offsets are the means of the visible units in the data, and 1/2 for hidden units; else zero.
+        centred: Whether the offsets are the means of the visible units in the data, 1/2 for hidden units; else zero.
         mean_field_steps: Number of updates of all hidden layers that find q(h | x).
         sweeps: Number of sweeps of block Gibbs sampling behind a sample that cannot be exact.
 
@@ -90,7 +90,7 @@ class DBM(LatentEnergyModel):
 
     @torch.no_grad()
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Sets visible biases, and where annealing starts, to the log-odds of the data, and their offsets to the means."""
+        """Sets visible biases and the start of annealing to the log-odds of the data, offsets to their means."""
         logits = log_odds(x)
         if self.centred:
             self.joint.even_offset[: len(logits)].copy_(x.mean(0))

@@ -1,4 +1,4 @@
-r"""The deep belief network: a restricted Boltzmann machine on top, from which a directed network leads down to the data.
+r"""The deep belief network: a restricted Boltzmann machine, from which a directed network leads down to the data.
 
 .. math::
     p(x, h_1, \dots, h_{L-1}) = p(x | h_1)\, p(h_1 | h_2) \cdots p(h_{L-2} | h_{L-1})\; p_L(h_{L-1})
@@ -83,11 +83,11 @@ class DBN(LatentEnergyModel):
     def observe(self, s: Tensor, context: Tensor | None = None) -> Tensor:
         """Draws the layers below, down to the data, given the visible units of the machine on top."""
         for machine in [*self.layers][-2::-1]:
-            s = machine.visible.sample(machine.natural_parameters(s))
+            s = machine.visible.sample(machine._output(s))
         return s
 
     def infer(self, x: Tensor) -> Hierarchy:
-        """Returns q(h_1, ..., h_L | x), the hidden units of all layers, each given those below, as ``h_1``, ``h_2`` ..."""
+        """Returns q(h_1, ..., h_L | x), hidden units given those below, named ``h_1``, ``h_2`` ..."""
 
         def upwards() -> Generator[tuple[str, dist.TorchDistribution], Tensor, None]:
             h = x
@@ -128,7 +128,7 @@ def _upwards(machine: RBM, x: Tensor) -> dist.TorchDistribution:
 def _hidden_energy(machine: RBM, h: Tensor) -> Tensor:
     r"""Returns :math:`G(h) = -\log \sum_x e^{-E(x, h)}` in nats, the visible units summed out."""
     with without_autocast(h):
-        seen = machine.visible.log_normaliser(machine.natural_parameters(h))
+        seen = machine.visible.log_normaliser(machine._output(h))
         offset = machine.weight @ machine.visible_offset
         return (h - machine.hidden_offset) @ offset - h @ machine.hidden_bias - seen
 

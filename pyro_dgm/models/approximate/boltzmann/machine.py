@@ -9,7 +9,7 @@ entropy among those with the same means and correlations (in physics, the Ising 
 units the posterior is approximated by a mean field of independent units with means :math:`\mu`,
 
 .. math::
-    \tilde F(x) = \min_\mu E(x, \mu) - \sum_j H(\mu_j), \qquad \mu_j \leftarrow \sigma\Bigl(b_j + \sum_i J_{ij} s_i\Bigr)
+    \tilde F(x) = \min_\mu E(x, \mu) - \sum_j H(\mu_j), \quad \mu_j \leftarrow \sigma\Bigl(b_j + \sum_i J_{ij} s_i\Bigr)
 
 one unit after the other, each step downhill. Gibbs sampling goes through the units in turn, too, there and back, which
 makes a sweep reversible. (Ackley, Hinton and Sejnowski, A Learning Algorithm for Boltzmann Machines, 1985; chains and

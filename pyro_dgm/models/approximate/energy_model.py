@@ -46,9 +46,9 @@ class EnergyModel(EnergyBasedModel):
     r"""A deep energy-based model.
 
     Trained by persistent contrastive divergence with a replay buffer of 1000 chains; with a context by contrastive
-    divergence. The most flexible of densities, and the most laborious: training runs a chain at every step. Of one or two
-    numbers log Z is exact, by a grid over 8 deviations of p_0 either way, and samples are, but for the width of its
-    cells; of more numbers it is an estimate, after ``estimate_log_partition()``, which is right only with
+    divergence. The most flexible of densities, and the most laborious: training runs a chain at every step. Of one or
+    two numbers log Z is exact, by a grid over 8 deviations of p_0 either way, and samples are, but for the width of
+    its cells; of more numbers it is an estimate, after ``estimate_log_partition()``, which is right only with
     ``metropolis``.
 
     Args:

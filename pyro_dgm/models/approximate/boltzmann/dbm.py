@@ -20,8 +20,8 @@ field over the odd layers too is then what summing them out gives, F being what 
 
 and the fixed point iteration, odd layers and even ones in turn, goes downhill at every step. (Salakhutdinov and
 Hinton, Deep Boltzmann Machines, 2009; the offsets :math:`\mu`, which change the direction of gradients only: Montavon
-and Müller, Deep Boltzmann Machines and the Centering Trick, 2012, arXiv:1203.3783, with which a machine can also be trained
-as a whole from the start.)
+and Müller, Deep Boltzmann Machines and the Centering Trick, 2012, arXiv:1203.3783, with which a machine can also be
+trained as a whole from the start.)
 """
 
 from collections.abc import Iterator, Sequence

@@ -249,7 +249,7 @@ def bars(n):
 
 
 def test_greedy_training_raises_the_bound_of_a_dbn():
-    """Whatever the machine below, by exact gradients; the bound is a mean over 6000 draws of q, its error below 0.02."""
+    """Whatever the machine below, by exact gradients; the bound is a mean over 6000 draws, its error below 0.02."""
     torch.manual_seed(0)
     x = bars(300)
     dbn = random_(DBN([RBM(6, 3, centred=False), RBM(3, 6, centred=False)]), 1.0)

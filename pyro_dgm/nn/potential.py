@@ -1,9 +1,9 @@
 r"""A network from an event to one number: an energy, a potential.
 
 .. math::
-    f(x, c) = w^\top \sigma(h_n) + b, \qquad h_1 = W_1 x + V c + b_1, \quad h_{l+1} = W_{l+1} \sigma(h_l) + b_{l+1}
+    f(x, c) = w^\top \sigma(h_n), \qquad h_1 = W_1 x + V c + b_1, \quad h_{l+1} = W_{l+1} \sigma(h_l) + b_{l+1}
 
-What is made of it are differences and slopes, so it computes in full precision, also under autocast.
+What is made of it are differences and slopes, so it has no constant, and computes in full precision, also under autocast.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .mlp import zero_
 from .precision import without_autocast
 
 
@@ -47,7 +46,8 @@ class Potential(nn.Module):
         widths = [torch.Size(event_shape).numel(), *hidden_features]
         self.layers = nn.ModuleList([nn.Linear(n, m) for n, m in pairwise(widths)])
         self.context = nn.Linear(context, widths[1], bias=False) if context else None
-        self.last = zero_(nn.Linear(widths[-1], 1))
+        self.last = nn.Linear(widths[-1], 1, bias=False)
+        nn.init.zeros_(self.last.weight)
         self.activation = activation()
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyro
 import torch
-from pyro.nn import pyro_method
+from pyro.nn import PyroModule, pyro_method
 from torch import Tensor
 from torch.distributions import constraints
 from torch.utils.checkpoint import checkpoint
@@ -188,6 +188,7 @@ class EnergyBasedModel(ApproximateModel):
     @pyro_method
     def model(self, x: Tensor | None = None, context: Tensor | None = None, *, data_size: int | None = None) -> Tensor:
         """The Pyro program: ``x ~ p(x | c)``, one site ``"x"``; arguments as in ``TractableModel.model``."""
+        register_parameters(self)
         with self._data_plates(x, context, data_size):
             return pyro.sample("x", self(context), obs=x)
 
@@ -200,6 +201,14 @@ class EnergyBasedModel(ApproximateModel):
         from ...objectives import ContrastiveDivergence, PersistentContrastiveDivergence
 
         return ContrastiveDivergence() if self.context else PersistentContrastiveDivergence()
+
+
+def register_parameters(model: PyroModule) -> None:
+    """Tells Pyro, within a program, of parameters that only the density reads, which it does after the program."""
+    for module in model.modules():
+        if isinstance(module, PyroModule):
+            for name in (*module._parameters, *module._modules):
+                getattr(module, name)
 
 
 def binary_states(first: int, last: int, units: int, like: Tensor) -> Tensor:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ...distributions import Boltzmann
 from ..base import ApproximateModel
-from .energy_based import EnergyBasedModel
+from .energy_based import EnergyBasedModel, register_parameters
 
 if TYPE_CHECKING:
     from ...mcmc import LogPartition
@@ -75,6 +75,7 @@ class LatentEnergyModel(ApproximateModel):
     @pyro_method
     def model(self, x: Tensor | None = None, context: Tensor | None = None, *, data_size: int | None = None) -> Tensor:
         """The Pyro program: ``x ~ p(x | c)``, one site ``"x"``; arguments as in ``TractableModel.model``."""
+        register_parameters(self)
         with self._data_plates(x, context, data_size):
             return pyro.sample("x", self(context), obs=x)
 

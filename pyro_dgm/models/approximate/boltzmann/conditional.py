@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, constraints
 from torch.nn import functional as F
 
-from ....nn import leave_autocast, without_autocast
+from ....nn import without_autocast
 from ..energy_based import MAX_UNITS, EnergyBasedModel, binary_states, log_sum_over_states
 from .layers import column, log_odds
 
@@ -129,7 +129,9 @@ class ConditionalRBM(EnergyBasedModel):
 
     def _biases(self, context: Tensor | None, beta: Tensor | float) -> tuple[Tensor, Tensor]:
         """Returns b(c) and d(c) at an inverse temperature."""
-        b, d, beta = leave_autocast(self.visible_bias(context)), leave_autocast(self.hidden_bias(context)), column(beta)
+        context, beta = context.to(self.weight.dtype), column(beta)
+        with without_autocast(context):
+            b, d = self.visible_bias(context), self.hidden_bias(context)
         return beta * b + (1 - beta) * self.base, beta * d
 
     def _cold(self) -> Tensor:

@@ -13,7 +13,8 @@ says whether any is. With inputs :math:`a^k = c_k + W^k \star v`,
 
 where p = 1 is independent binary units. (Lee, Grosse, Ranganath and Ng, Convolutional deep belief networks for scalable
 unsupervised learning of hierarchical representations, 2009; Norouzi, Ranjbar and Mori, Stacks of Convolutional
-Restricted Boltzmann Machines, 2009.)
+Restricted Boltzmann Machines, 2009; the way down is a transposed convolution: Dumoulin and Visin, A guide to
+convolution arithmetic for deep learning, 2016, arXiv:1603.07285.)
 """
 
 import math

@@ -71,19 +71,21 @@ class DBN(LatentEnergyModel):
 
     def energy(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the negative bound but for log Z, in nats, at a draw from q."""
-        bound, log_q, h = -self.layers[0].energy(x), 0.0, x
-        for below, above in zip(self.layers, [*self.layers][1:], strict=False):
-            q = _upwards(below, h)
-            h = q.sample()
-            bound = bound + _hidden_energy(below, h) - above.energy(h)
-            log_q = log_q + q.log_prob(h)
+        with without_autocast(x):
+            bound, log_q, h = -self.layers[0].energy(x), 0.0, x
+            for below, above in pairwise(self.layers):
+                q = _upwards(below, h)
+                h = q.sample()
+                bound = bound + _hidden_energy(below, h) - above.energy(h)
+                log_q = log_q + q.log_prob(h)
         return -bound - bound.detach() * (log_q - log_q.detach())  # the last term has a gradient only, that of q
 
     @torch.no_grad()
     def observe(self, s: Tensor, context: Tensor | None = None) -> Tensor:
         """Draws the layers below, down to the data, given the visible units of the machine on top."""
-        for machine in [*self.layers][-2::-1]:
-            s = machine.visible.sample(machine._output(s))
+        with without_autocast(s):
+            for machine in [*self.layers][-2::-1]:
+                s = machine.visible.sample(machine._output(s))
         return s
 
     def infer(self, x: Tensor) -> Hierarchy:
@@ -127,10 +129,9 @@ def _upwards(machine: RBM, x: Tensor) -> dist.TorchDistribution:
 
 def _hidden_energy(machine: RBM, h: Tensor) -> Tensor:
     r"""Returns :math:`G(h) = -\log \sum_x e^{-E(x, h)}` in nats, the visible units summed out."""
-    with without_autocast(h):
-        seen = machine.visible.log_normaliser(machine._output(h))
-        offset = machine.weight @ machine.visible_offset
-        return (h - machine.hidden_offset) @ offset - h @ machine.hidden_bias - seen
+    seen = machine.visible.log_normaliser(machine._output(h))
+    offset = machine.weight @ machine.visible_offset
+    return (h - machine.hidden_offset) @ offset - h @ machine.hidden_bias - seen
 
 
 @torch.no_grad()

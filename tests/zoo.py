@@ -360,6 +360,7 @@ MODELS: dict[str, ModelRow] = {
         lambda c: m.Autoregressive(MaskedMLP(D, 2, (8,), context=c, activation=nn.Tanh), heads.Normal(), c),
         storable=False,
     ),
+    "RBM": ModelRow(lambda c: m.RBM(D, 2), conditional=False, discrete=True),
     "DBM": ModelRow(lambda c: m.DBM(4, (3, 2), mean_field_steps=3), "lower_bound", conditional=False, discrete=True),
     "DBN": ModelRow(lambda c: m.DBN([m.RBM(4, 3), m.RBM(3, 2)]), "lower_bound", conditional=False, discrete=True),
     "BoltzmannMachine": ModelRow(

@@ -8,12 +8,15 @@ machine.
 
 from .ais import PosteriorAnnealing
 from .anneal import Geometric, Path, anneal, sigmoid_schedule
+from .gibbs import AnnealedImportance, BlockGibbs, run_chains
 from .hmc import HMC
 from .partition import EnergyPath, LogPartition, energy_schedule, estimate_log_partition
 from .weights import Weights
 
 __all__ = [
     "HMC",
+    "AnnealedImportance",
+    "BlockGibbs",
     "EnergyPath",
     "Geometric",
     "LogPartition",
@@ -23,5 +26,6 @@ __all__ = [
     "anneal",
     "energy_schedule",
     "estimate_log_partition",
+    "run_chains",
     "sigmoid_schedule",
 ]

@@ -23,7 +23,9 @@ from .importance import IWAE, RWS, STL, VIMCO, DReG, effective_sample_size
 from .likelihood import NegativeLogLikelihood
 from .order_agnostic import OrderAgnostic
 from .reconstruction import Reconstruction
+from .score_matching import RatioMatching, ScoreMatching
 from .semi_supervised import SemiSupervised
+from .tempering import ParallelTempering
 from .total_correlation import AdversarialTotalCorrelation, TotalCorrelation
 
 __all__ = [
@@ -50,9 +52,12 @@ __all__ = [
     "NonSaturating",
     "Objective",
     "OrderAgnostic",
+    "ParallelTempering",
     "PersistentContrastiveDivergence",
     "Player",
+    "RatioMatching",
     "Reconstruction",
+    "ScoreMatching",
     "SemiSupervised",
     "Sparsity",
     "SquaredEnergy",

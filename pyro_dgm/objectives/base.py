@@ -48,7 +48,12 @@ class Objective(PyroELBO):
     """Settings of a loss; subclasses implement ``loss_of``.
 
     As a subclass of Pyro's ``ELBO`` it is accepted by ``SVI(model, guide, optimizer, loss=...)``.
+
+    Attributes:
+        measures: Whether its value says how good the model is, so that training may stop by it.
     """
+
+    measures: bool = True
 
     def loss_of(self, model: Any, guide: Any, *batch: Any, **settings: Any) -> Tensor:
         """Returns the loss of a batch in mean nats per datum.

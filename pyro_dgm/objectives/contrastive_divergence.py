@@ -45,6 +45,8 @@ class Contrast(Objective):
             :class:`SquaredEnergy`, or any function.
     """
 
+    measures = False
+
     def __init__(self, penalty: Penalty | None = None) -> None:
         super().__init__()
         self.penalty = penalty

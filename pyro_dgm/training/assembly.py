@@ -94,6 +94,11 @@ def make_game(module: nn.Module, batch: Batch, optimizer: Any, held: Source | No
             "validation: the losses of an adversarial game do not measure progress; expected None, and a callback "
             "that compares samples with held-out data (evaluation.c2st) instead"
         )
+    if held is not None and isinstance(module, BoundObjective) and not module.objective.measures:
+        raise ValueError(
+            f"validation: the value of {type(module.objective).__name__} does not measure progress; expected None, and "
+            "a callback, which may estimate log Z (model.estimate_log_partition) and score held-out data"
+        )
     return Game(module, players, stored, owners)
 
 

@@ -18,6 +18,7 @@ importance sampling and kernels of :mod:`pyro_dgm.mcmc` know a model by three me
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -49,7 +50,7 @@ class EnergyBasedModel(ApproximateModel):
             model, the temperatures evenly spaced, half of them at the last.
 
     Attributes:
-        log_partition: The latest estimate of log Z in nats, NaN before the first; a buffer.
+        log_partition: The latest estimate of log Z in nats, infinite before the first; a buffer.
         log_partition_error: Its standard error; a buffer.
     """
 
@@ -67,7 +68,7 @@ class EnergyBasedModel(ApproximateModel):
             raise ValueError(f"sweeps: expected at least 1, got {sweeps}")
         self.enumerable, self.sweeps = enumerable, sweeps
         for name in ("log_partition", "log_partition_error", "_estimated_at"):
-            self.register_buffer(name, torch.full((), torch.nan))
+            self.register_buffer(name, torch.full((), torch.inf))
 
     def energy(self, x: Tensor, context: Tensor | None = None, beta: Tensor | float = 1.0) -> Tensor:
         r"""Returns the energy :math:`F_\beta(x, c)` in nats, differentiable, in float32 at least.
@@ -137,10 +138,23 @@ class EnergyBasedModel(ApproximateModel):
         return found
 
     def _distribution(self, context: Tensor | None) -> Boltzmann:
+        for name in (*self._parameters, *self._modules):
+            getattr(self, name)  # tells a Pyro program of the parameters, which it would see too late in log_prob
+        weights = self._random_weights()
+
+        def drawn(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            """Has a function see weights that have a prior as they have been drawn."""
+
+            def seeing(*args: Any) -> Tensor:
+                with self._with_weights(weights) if weights else nullcontext():
+                    return function(*args)
+
+            return seeing
+
         return Boltzmann(
-            lambda x: self.energy(x, context),
-            lambda: self._log_partition(context),
-            lambda shape: self._sample(shape, context),
+            drawn(lambda x: self.energy(x, context)),
+            drawn(lambda: self._log_partition(context)),
+            drawn(lambda shape: self._sample(shape, context)),
             self.event_shape,
             self.support,
             () if context is None else context.shape[:-1],
@@ -156,7 +170,7 @@ class EnergyBasedModel(ApproximateModel):
                 f"log_prob: log Z of this {name} depends on the context and has too many states to be enumerated; use "
                 "unnormalized_log_prob, or estimate_log_partition(context=...) for one context"
             )
-        if bool(self.log_partition.isnan()):
+        if bool(self.log_partition.isinf()):
             raise ValueError(
                 f"log_prob: log Z of this {name} is not known; call its estimate_log_partition() after training, or "
                 "use unnormalized_log_prob, which needs none"

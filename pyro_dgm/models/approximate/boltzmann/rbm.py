@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from torch.distributions import Categorical
 from torch.nn import functional as F
 
-from ....nn import at_least_float32, leave_autocast, without_autocast
+from ....nn import at_least_float32, without_autocast
 from ..energy_based import EnergyBasedModel, binary_states, log_sum_over_states
 from .units import Bernoulli, Count, HiddenUnits, VisibleUnits
 
@@ -144,7 +144,8 @@ class RBM(EnergyBasedModel):
         Raises:
             ValueError: If no layer has at most 20 binary units.
         """
-        return log_sum_over_states(self._log_joint(context), self._enumerated(), self.weight)
+        with without_autocast(self.weight):
+            return log_sum_over_states(self._log_joint(context), self._enumerated(), self.weight)
 
     @torch.no_grad()
     def exact_sample(self, shape: Sequence[int], context: Tensor | None = None) -> Tensor:
@@ -154,7 +155,8 @@ class RBM(EnergyBasedModel):
             ValueError: If no layer has at most 20 binary units.
         """
         units, log_joint, shape = self._enumerated(), self._log_joint(context), torch.Size(shape)
-        table = torch.cat([log_joint(s) for s in binary_states(0, 2**units, units, self.weight).split(2**14)])
+        with without_autocast(self.weight):
+            table = torch.cat([log_joint(s) for s in binary_states(0, 2**units, units, self.weight).split(2**14)])
         table = table.movedim(0, -1)
         batch = shape[len(shape) - (table.dim() - 1) :]
         index = Categorical(logits=table.expand(*batch, 2**units)).sample(shape[: len(shape) - len(batch)])
@@ -164,17 +166,19 @@ class RBM(EnergyBasedModel):
         return self.visible.sample(self._output(state), self._count(context))
 
     def _input(self, phi: Tensor, count: Count) -> Tensor:
-        """Returns what reaches the hidden units, t."""
+        """Returns what reaches the hidden units, t, in full precision."""
         if self.centred:
             phi = phi - _times(count, self.visible_offset)
-        if isinstance(count, float):
-            return leave_autocast(F.linear(phi, self.weight, self.hidden_bias))
-        return leave_autocast(F.linear(phi, self.weight)) + _times(count, self.hidden_bias)
+        with without_autocast(phi):
+            if isinstance(count, float):
+                return F.linear(phi, self.weight, self.hidden_bias)
+            return F.linear(phi, self.weight) + _times(count, self.hidden_bias)
 
     def _output(self, h: Tensor) -> Tensor:
-        """Returns what reaches the visible units, their natural parameters."""
+        """Returns what reaches the visible units, their natural parameters, in full precision."""
         h = h - self.hidden_offset if self.centred else h
-        return leave_autocast(F.linear(h, self.weight.mT, self.visible_bias))
+        with without_autocast(h):
+            return F.linear(h, self.weight.mT, self.visible_bias)
 
     def _log_base(self, count: Count) -> Tensor:
         """Returns log Z_0, of independent visible units and hidden units without input."""

@@ -103,7 +103,7 @@ def test_traced_equals_eager(name, objective):
     expected = loss_and_gradients(twin, batch, [p for p in twin.parameters() if p.requires_grad])
     assert_same(loss_and_gradients(traced, batch, parameters), expected)
     for (key, value), other in zip(bound.state_dict().items(), twin.state_dict().values(), strict=True):
-        torch.testing.assert_close(value, other, rtol=0, atol=0, equal_nan=True, msg=f"{key} was not written back")
+        assert torch.equal(value, other), f"{key} was not written back"
 
 
 def scale_mixture(x):

@@ -3,7 +3,8 @@ r"""A network from an event to one number: an energy, a potential.
 .. math::
     f(x, c) = w^\top \sigma(h_n), \qquad h_1 = W_1 x + V c + b_1, \quad h_{l+1} = W_{l+1} \sigma(h_l) + b_{l+1}
 
-What is made of it are differences and slopes, so it has no constant, and computes in full precision, also under autocast.
+What is made of it are differences and slopes, so it has no constant, and computes in full
+precision, also under autocast.
 """
 
 from collections.abc import Sequence

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ...distributions import Boltzmann
 from ..base import ApproximateModel
-from .energy_based import EnergyBasedModel, register_parameters
+from .energy_based import EnergyBasedModel, as_drawn
 
 if TYPE_CHECKING:
     from ...mcmc import LogPartition
@@ -61,21 +61,18 @@ class LatentEnergyModel(ApproximateModel):
         return self.joint.estimate_log_partition(num_chains, num_temperatures, **settings)
 
     def _distribution(self, context: Tensor | None) -> Boltzmann:
-        p = self.joint(context)
+        p, drawn = self.joint(context), as_drawn(self)
 
         def sample(shape: Sequence[int]) -> Tensor:
             return self.observe(p.sampler(shape), context)
 
         density = p.density if self.exact or p.density != "exact" else "lower_bound"
-        return Boltzmann(
-            lambda x: self.energy(x, context), p.log_partition, sample, self.event_shape, self.support, p.batch_shape,
-            density,
-        )  # fmt: skip
+        energy, shapes = drawn(lambda x: self.energy(x, context)), (self.event_shape, self.support, p.batch_shape)
+        return Boltzmann(energy, p.log_partition, sample, *shapes, density)
 
     @pyro_method
     def model(self, x: Tensor | None = None, context: Tensor | None = None, *, data_size: int | None = None) -> Tensor:
         """The Pyro program: ``x ~ p(x | c)``, one site ``"x"``; arguments as in ``TractableModel.model``."""
-        register_parameters(self)
         with self._data_plates(x, context, data_size):
             return pyro.sample("x", self(context), obs=x)
 

@@ -107,7 +107,8 @@ class ConditionalRBM(EnergyBasedModel):
         """Returns independent exact draws, with shape ``shape + (D,)``."""
         units = min(len(self.weight), self.hidden_features)
         states = binary_states(0, 2**units, units, self.base)
-        logits = self._log_weight(states, context).movedim(0, -1)
+        parts = [self._log_weight(part, context) for part in states.split(2**14)]
+        logits = torch.cat(parts).movedim(0, -1)
         shape, batch_dim = torch.Size(shape), logits.dim() - 1
         logits = logits.expand(*shape[len(shape) - batch_dim :], -1)
         s = states[Categorical(logits=logits).sample(shape[: len(shape) - batch_dim])]

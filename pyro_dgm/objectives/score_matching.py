@@ -49,7 +49,7 @@ class ScoreMatching(Objective):
         owner = energy_based(model)
         _expect(owner, constraints.real, "RatioMatching for binary ones")
         event_dim = len(owner.event_shape)
-        with torch.enable_grad(), without_autocast(x):
+        with owner._with_weights({}), torch.enable_grad(), without_autocast(x):
             x = at_least_float32(x).detach().requires_grad_()
             (slope,) = torch.autograd.grad(owner.energy(x, context).sum(), x, create_graph=True)
             flat = slope.flatten(-event_dim)
@@ -95,7 +95,8 @@ class RatioMatching(Objective):
         flip = (chosen[:, None] == torch.arange(size, device=x.device)).to(x.dtype)
         flip = flip.reshape(len(chosen), *(1,) * (flat.dim() - 1), size)
         others = (flat + flip * (1 - 2 * flat)).unflatten(-1, owner.event_shape)
-        ratio = owner.energy(x, context) - owner.energy(others, context)
+        with owner._with_weights({}):
+            ratio = owner.energy(x, context) - owner.energy(others, context)
         return ratio.sigmoid().square().sum(0).mean() * (size / len(chosen))
 
 

@@ -310,8 +310,17 @@ class Rectified(HiddenUnits):
         return eta + log_ratio.exp()
 
     def sample(self, eta: Tensor) -> Tensor:
-        """Inverts the distribution function; far below 0, where it is exponential, that of its tail."""
+        """Inverts the distribution function; far below 0, where floats do not reach, the expansion of its tail."""
         u = torch.rand_like(eta).clamp(min=torch.finfo(eta.dtype).tiny)
-        near = eta.clamp(min=-10)
+        near = eta.clamp(min=-4)
         inside = near - torch.special.ndtri(u * torch.special.ndtr(near))
-        return torch.where(eta < -10, -u.log() / eta.abs(), inside).clamp(min=0)
+        return torch.where(eta < -4, _tail(-eta.clamp(max=-4), -u.log()), inside).clamp(min=0)
+
+
+def _tail(a: Tensor, w: Tensor) -> Tensor:
+    r"""Solves :math:`a h + h^2 / 2 + \log(1 + h / a) = w` for h: where the mass beyond a normal's a falls by e^-w."""
+    h = 2 * w / (a + (a.square() + 2 * w).sqrt())
+    for _ in range(2):
+        rest = w - (h / a).log1p()
+        h = 2 * rest / (a + (a.square() + 2 * rest).sqrt())
+    return h

@@ -361,6 +361,16 @@ MODELS: dict[str, ModelRow] = {
         storable=False,
     ),
     "RBM": ModelRow(lambda c: m.RBM(D, 2), conditional=False, discrete=True),
+    "DBM": ModelRow(lambda c: m.DBM(4, (3, 2), mean_field_steps=3), "lower_bound", conditional=False, discrete=True),
+    "DBN": ModelRow(lambda c: m.DBN([m.RBM(4, 3), m.RBM(3, 2)]), "lower_bound", conditional=False, discrete=True),
+    "BoltzmannMachine": ModelRow(
+        lambda c: m.BoltzmannMachine(3, 2, mean_field_steps=2), "lower_bound", conditional=False, discrete=True
+    ),
+    "ConditionalRBM": ModelRow(lambda c: m.ConditionalRBM(4, 3, c), conditional="always", discrete=True),
+    "ConvolutionalRBM": ModelRow(
+        lambda c: m.ConvolutionalRBM((1, 3, 3), 2, 2, pool=2), conditional=False, discrete=True
+    ),
+    "EnergyModel": ModelRow(lambda c: m.EnergyModel(2, c, (4,))),
     "GAN": ModelRow(lambda c: m.GAN((1, D), 2, c, (8,)), "implicit"),
     "GAN-interval": ModelRow(lambda c: m.GAN(D, 2, c, (8,), support=constraints.unit_interval), "implicit"),
 }

@@ -17,6 +17,7 @@ from .masked import MaskedLinear, MaskedMLP
 from .mlp import MLP, GatedMLP, Parameters, zero_
 from .ode import StiffnessError
 from .penalty import add_penalty, penalties, penalties_wanted
+from .potential import Potential
 from .precision import at_least_float32, leave_autocast, without_autocast
 from .quantizer import VectorQuantizer
 from .walk import Conditioner, NaiveWalk, Walk
@@ -36,6 +37,7 @@ __all__ = [
     "MaskingNoise",
     "NaiveWalk",
     "Parameters",
+    "Potential",
     "SaltAndPepper",
     "StiffnessError",
     "VectorQuantizer",

@@ -15,6 +15,9 @@ says nothing about how good the model is: that is for an estimate of log Z
 :class:`~pyro_dgm.objectives.ParallelTempering`  likewise, helped over barriers by chains at higher temperatures
 =========================================== ============================================================================
 
+Where hidden units cannot be summed out, the energy of data is a variational one, an upper bound, and samples are states
+of the joint of data and hidden units, with that joint's energy: :mod:`pyro_dgm.models.approximate.latent_energy`.
+
 The direction is the gradient's, so momentum and weight decay are the optimizer's (``partial(SGD, lr=0.05,
 momentum=0.9, weight_decay=1e-4)``), and centring is the model's (:class:`~pyro_dgm.models.RBM`). (Hinton, Training
 Products of Experts by Minimizing Contrastive Divergence, 2002; Tieleman, Training Restricted Boltzmann Machines using
@@ -63,7 +66,7 @@ class Contrast(Objective):
         owner = energy_based(model)
         with owner._with_weights({}):  # tells SVI of the parameters, as calling the model does
             with torch.no_grad():
-                samples = self.negative(owner, x, context)
+                samples = self.negative(chain_of(owner), x, context)
             loss = contrast(owner, x, samples, context)
             return loss if self.penalty is None else loss + self.penalty(owner, x, samples, context)
 
@@ -93,7 +96,16 @@ class ContrastiveDivergence(Contrast):
         self.steps = at_least_one("steps", steps)
 
     def negative(self, model: Any, x: Tensor, context: Tensor | None) -> Tensor:
-        """Returns where the chains from the data arrive."""
+        """Returns where the chains from the data arrive.
+
+        Raises:
+            ValueError: If data are no states of the chain, since there are hidden units in it.
+        """
+        if x.shape[x.dim() - len(model.event_shape) :] != model.event_shape:
+            raise ValueError(
+                f"x: expected states of the chain, shape (*, {', '.join(map(str, model.event_shape))}), got "
+                f"{tuple(x.shape)}, data without hidden units; use PersistentContrastiveDivergence"
+            )
         samples = x.detach()
         for _ in range(self.steps):
             samples = model.transition(samples, context)
@@ -145,7 +157,7 @@ class PersistentContrastiveDivergence(Contrast):
 
     def prepare(self, model: Any) -> None:
         """Starts the chains."""
-        self.chains = Chains(energy_based(model), (self.num_chains,))
+        self.chains = Chains(chain_of(energy_based(model)), (self.num_chains,))
 
     def negative(self, model: Any, x: Tensor, context: Tensor | None) -> Tensor:
         """Returns where the chains arrive that this update moves."""
@@ -246,11 +258,17 @@ class SquaredEnergy:
 
 def contrast(model: Any, x: Tensor, samples: Tensor, context: Tensor | None) -> Tensor:
     """Returns the mean energy of data less that of samples, both in one pass where there is no context."""
-    if context is not None:
-        return model.energy(x, context).mean() - model.energy(samples, context).mean()
+    chain = chain_of(model)
+    if context is not None or chain is not model:
+        return model.energy(x, context).mean() - chain.energy(samples, context).mean()
     x, samples = (t.reshape(-1, *model.event_shape) for t in (x, samples))
     data, model_ = model.energy(torch.cat([x, samples])).split([len(x), len(samples)])
     return data.mean() - model_.mean()
+
+
+def chain_of(model: Any) -> GenerativeModel:
+    """Returns the model whose states chains visit: its joint of data and hidden units, where it has one, or itself."""
+    return getattr(model, "joint", model)
 
 
 def energy_based(model: Any) -> GenerativeModel:
@@ -260,7 +278,8 @@ def energy_based(model: Any) -> GenerativeModel:
         ValueError: If it has no energy.
     """
     owner = generative_model(model)
-    if owner is None or not all(hasattr(owner, name) for name in ("energy", "transition", "initial")):
+    parts = hasattr(owner, "energy"), *(hasattr(chain_of(owner), name) for name in ("transition", "initial"))
+    if owner is None or not all(parts):
         raise ValueError(f"model: expected an EnergyBasedModel such as RBM, got {type(owner or model).__name__}")
     return owner
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .contrastive_divergence import Chains, Contrast, Penalty, at_least_one, energy_based, refuse_context
+from .contrastive_divergence import Chains, Contrast, Penalty, at_least_one, chain_of, energy_based, refuse_context
 
 
 class ParallelTempering(Contrast):
@@ -60,7 +60,7 @@ class ParallelTempering(Contrast):
 
     def prepare(self, model: Any) -> None:
         """Starts the chains."""
-        self.chains = Chains(energy_based(model), (len(self.betas), self.num_chains))
+        self.chains = Chains(chain_of(energy_based(model)), (len(self.betas), self.num_chains))
 
     def negative(self, model: Any, x: Tensor, context: Tensor | None) -> Tensor:
         """Returns where the chains at temperature 1 arrive."""

@@ -29,7 +29,7 @@ from torch.distributions import constraints
 from torch.utils.checkpoint import checkpoint
 
 from ...distributions import Boltzmann
-from ..base import ApproximateModel
+from ..base import ApproximateModel, GenerativeModel
 
 if TYPE_CHECKING:
     from ...mcmc import LogPartition
@@ -138,19 +138,7 @@ class EnergyBasedModel(ApproximateModel):
         return found
 
     def _distribution(self, context: Tensor | None) -> Boltzmann:
-        for name in (*self._parameters, *self._modules):
-            getattr(self, name)  # tells a Pyro program of the parameters, which it would see too late in log_prob
-        weights = self._random_weights()
-
-        def drawn(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-            """Has a function see weights that have a prior as they have been drawn."""
-
-            def seeing(*args: Any) -> Tensor:
-                with self._with_weights(weights) if weights else nullcontext():
-                    return function(*args)
-
-            return seeing
-
+        drawn = as_drawn(self)
         return Boltzmann(
             drawn(lambda x: self.energy(x, context)),
             drawn(lambda: self._log_partition(context)),
@@ -214,6 +202,25 @@ class EnergyBasedModel(ApproximateModel):
         from ...objectives import ContrastiveDivergence, PersistentContrastiveDivergence
 
         return ContrastiveDivergence() if self.context else PersistentContrastiveDivergence()
+
+
+def as_drawn(model: GenerativeModel) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Returns what has a function see weights that have a prior as they are now drawn.
+
+    It also tells a Pyro program of the parameters, which it would see too late, in ``log_prob``.
+    """
+    for name in (*model._parameters, *model._modules):
+        getattr(model, name)
+    weights = model._random_weights()
+
+    def drawn(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def seeing(*args: Any) -> Tensor:
+            with model._with_weights(weights) if weights else nullcontext():
+                return function(*args)
+
+        return seeing
+
+    return drawn
 
 
 def binary_states(first: int, last: int, units: int, like: Tensor) -> Tensor:

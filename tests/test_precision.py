@@ -27,6 +27,7 @@ from pyro_dgm.nn import (
     leave_autocast,
     without_autocast,
 )
+from pyro_dgm.nn.dcgan import DCGANCritic, DCGANGenerator
 from pyro_dgm.nn.nade import NADENetwork
 from pyro_dgm.nn.orderless import Orderless, OrderlessMLP
 from pyro_dgm.nn.pixel_cnn import RasterNetwork
@@ -45,7 +46,7 @@ from .zoo import MODELS, SCORED, C, perturb
 
 NETWORKS = (
     ConvDecoder, ConvEncoder, ConvNet, GatedMLP, MLP, MaskedMLP, Orderless, RasterNetwork, PixelCNNPlusPlusNetwork,
-    PixelRNNNetwork, TransformerNetwork, BackwardGRU, Combiner, GatedTransition,
+    PixelRNNNetwork, TransformerNetwork, BackwardGRU, Combiner, GatedTransition, DCGANGenerator, DCGANCritic,
 )  # fmt: skip
 every_low = pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 

@@ -361,6 +361,7 @@ MODELS: dict[str, ModelRow] = {
         storable=False,
     ),
     "GAN": ModelRow(lambda c: m.GAN((1, D), 2, c, (8,)), "implicit"),
+    "DCGAN": ModelRow(lambda c: m.DCGAN((1, 5, 6), 2, c, 2), "implicit"),
     "GAN-interval": ModelRow(lambda c: m.GAN(D, 2, c, (8,), support=constraints.unit_interval), "implicit"),
 }
 

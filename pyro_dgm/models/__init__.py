@@ -22,7 +22,7 @@ from .approximate import (
     VampPrior,
 )
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
-from .implicit import GAN
+from .implicit import DCGAN, GAN
 from .mixture import Mixture
 from .parametric import DiagonalNormal, Factorized, GaussianMixture, IndependentBernoulli, StandardNormal
 from .tractable.autoregressive import (
@@ -58,6 +58,7 @@ from .tractable.flows import (
 
 __all__ = [
     "BNAF",
+    "DCGAN",
     "FFJORD",
     "FVBN",
     "GAN",

@@ -9,8 +9,10 @@ addition, and nothing is concatenated or copied. The networks of autoencoders (:
 """
 
 from .autoencoding import ConvDecoder, ConvEncoder
+from .batch_norm import BatchNorm
 from .convolution import ConvNet
 from .corruption import GaussianNoise, MaskingNoise, SaltAndPepper
+from .dcgan import DCGANCritic, DCGANGenerator
 from .field import AutogradField, MLPField
 from .jacobian import squared_jacobian_norm
 from .masked import MaskedLinear, MaskedMLP
@@ -24,10 +26,13 @@ from .walk import Conditioner, NaiveWalk, Walk
 __all__ = [
     "MLP",
     "AutogradField",
+    "BatchNorm",
     "Conditioner",
     "ConvDecoder",
     "ConvEncoder",
     "ConvNet",
+    "DCGANCritic",
+    "DCGANGenerator",
     "GatedMLP",
     "GaussianNoise",
     "MLPField",

@@ -1,5 +1,6 @@
 """Models that can be sampled but not scored: generative adversarial networks."""
 
+from .dcgan import DCGAN
 from .gan import GAN
 
-__all__ = ["GAN"]
+__all__ = ["DCGAN", "GAN"]

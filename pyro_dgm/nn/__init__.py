@@ -8,9 +8,11 @@ addition, and nothing is concatenated or copied. The networks of autoencoders (:
 :class:`ConvDecoder`, :class:`GatedMLP`) read one vector instead, in which a model has joined the two.
 """
 
+from .augmentation import DiffAugment
 from .autoencoding import ConvDecoder, ConvEncoder
 from .convolution import ConvNet
 from .corruption import GaussianNoise, MaskingNoise, SaltAndPepper
+from .critics import Packed, ReconstructionScore
 from .field import AutogradField, MLPField
 from .jacobian import squared_jacobian_norm
 from .masked import MaskedLinear, MaskedMLP
@@ -19,6 +21,7 @@ from .ode import StiffnessError
 from .penalty import add_penalty, penalties, penalties_wanted
 from .precision import at_least_float32, leave_autocast, without_autocast
 from .quantizer import VectorQuantizer
+from .spectral import SpectralNorm, spectrally_normalized
 from .walk import Conditioner, NaiveWalk, Walk
 
 __all__ = [
@@ -28,6 +31,7 @@ __all__ = [
     "ConvDecoder",
     "ConvEncoder",
     "ConvNet",
+    "DiffAugment",
     "GatedMLP",
     "GaussianNoise",
     "MLPField",
@@ -35,8 +39,11 @@ __all__ = [
     "MaskedMLP",
     "MaskingNoise",
     "NaiveWalk",
+    "Packed",
     "Parameters",
+    "ReconstructionScore",
     "SaltAndPepper",
+    "SpectralNorm",
     "StiffnessError",
     "VectorQuantizer",
     "Walk",
@@ -45,6 +52,7 @@ __all__ = [
     "leave_autocast",
     "penalties",
     "penalties_wanted",
+    "spectrally_normalized",
     "squared_jacobian_norm",
     "without_autocast",
     "zero_",

@@ -101,6 +101,7 @@ class SquaredHellinger(FDivergence):
     r"""The squared Hellinger distance :math:`\int (\sqrt p - \sqrt q)^2`.
 
     Example:
+        >>> import torch
         >>> p, q = torch.tensor([0.5, 0.5]), torch.tensor([0.9, 0.1])
         >>> v = (p / q).log() / 2
         >>> game = SquaredHellinger()

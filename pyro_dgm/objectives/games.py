@@ -100,6 +100,7 @@ class NonSaturating(AdversarialLoss):
             arXiv:1606.03498).
 
     Example:
+        >>> import torch
         >>> NonSaturating(smoothing=0.1).critic(torch.tensor([9.0]), torch.tensor([-9.0]))
         tensor(0.9002)
     """
@@ -220,6 +221,7 @@ class Relativistic(AdversarialLoss):
         average: Whether to compare with means over the batch, instead of pair by pair.
 
     Example:
+        >>> import torch
         >>> Relativistic().generator(torch.tensor([2.0]), torch.tensor([2.0]))
         tensor(0.6931)
     """

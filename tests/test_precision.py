@@ -35,8 +35,7 @@ from pyro_dgm.nn.pixel_cnn_plus_plus import PixelCNNPlusPlusNetwork
 from pyro_dgm.nn.pixel_rnn import PixelRNNNetwork
 from pyro_dgm.nn.recurrent import BackwardGRU, Combiner, GatedTransition
 from pyro_dgm.nn.transformer import TransformerNetwork
-from pyro_dgm.objectives import ELBO, Adversarial, NegativeLogLikelihood, Reconstruction, Wasserstein
-from pyro_dgm.objectives.adversarial import gradient_penalty
+from pyro_dgm.objectives import ELBO, Adversarial, GradientPenalty, NegativeLogLikelihood, Reconstruction, Wasserstein
 from pyro_dgm.transforms import Coupling, MaskedAutoregressive
 
 from .test_models import build, each
@@ -229,7 +228,7 @@ def test_gradient_penalty_is_that_of_float32(context, low):
     def penalty_and_gradients(context_manager):
         torch.manual_seed(1)
         with context_manager:
-            penalty = gradient_penalty(lambda u: gan.score(u, c), x, fake, 2)
+            penalty = GradientPenalty(1.0)(lambda u: gan.score(u, c), x, fake, 2)
         return penalty.detach(), *torch.autograd.grad(penalty, parameters)
 
     exact = penalty_and_gradients(nullcontext())
@@ -239,7 +238,7 @@ def test_gradient_penalty_is_that_of_float32(context, low):
 
 def test_penalised_game_under_autocast_trains_the_critic():
     gan = GAN(3, 2, 0, (8,))
-    loss = Adversarial(Wasserstein(), gradient_penalty=10.0)
+    loss = Adversarial(Wasserstein(), GradientPenalty(10.0))
     x = torch.randn(6, 3)
 
     def value_and_gradient(context_manager):

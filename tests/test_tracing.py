@@ -22,6 +22,7 @@ from pyro_dgm.nn import GaussianNoise, MaskingNoise
 from pyro_dgm.objectives import (
     ELBO,
     Adversarial,
+    GradientPenalty,
     LeastSquares,
     LinearWarmup,
     NegativeLogLikelihood,
@@ -45,7 +46,7 @@ OBJECTIVES = {
     "Reconstruction-penalties": lambda: Reconstruction(MaskingNoise(0.3), contraction=0.1, weight_decay=0.01),
     "Reconstruction-probes": lambda: Reconstruction(GaussianNoise(0.3), contraction=0.1, probes=2),
     "Adversarial": Adversarial,
-    "Adversarial-penalty": lambda: Adversarial(Wasserstein(), gradient_penalty=10.0),
+    "Adversarial-penalty": lambda: Adversarial(Wasserstein(), GradientPenalty(10.0)),
     "Adversarial-squares": lambda: Adversarial(LeastSquares()),
 }
 

@@ -8,10 +8,12 @@ addition, and nothing is concatenated or copied. The networks of autoencoders (:
 :class:`ConvDecoder`, :class:`GatedMLP`) read one vector instead, in which a model has joined the two.
 """
 
+from .augmentation import DiffAugment
 from .autoencoding import ConvDecoder, ConvEncoder
 from .batch_norm import BatchNorm
 from .convolution import ConvNet
 from .corruption import GaussianNoise, MaskingNoise, SaltAndPepper
+from .critics import Packed, ReconstructionScore
 from .dcgan import DCGANCritic, DCGANGenerator
 from .field import AutogradField, MLPField
 from .jacobian import squared_jacobian_norm
@@ -21,6 +23,7 @@ from .ode import StiffnessError
 from .penalty import add_penalty, penalties, penalties_wanted
 from .precision import at_least_float32, leave_autocast, without_autocast
 from .quantizer import VectorQuantizer
+from .spectral import SpectralNorm, spectrally_normalized
 from .walk import Conditioner, NaiveWalk, Walk
 
 __all__ = [
@@ -33,6 +36,7 @@ __all__ = [
     "ConvNet",
     "DCGANCritic",
     "DCGANGenerator",
+    "DiffAugment",
     "GatedMLP",
     "GaussianNoise",
     "MLPField",
@@ -40,8 +44,11 @@ __all__ = [
     "MaskedMLP",
     "MaskingNoise",
     "NaiveWalk",
+    "Packed",
     "Parameters",
+    "ReconstructionScore",
     "SaltAndPepper",
+    "SpectralNorm",
     "StiffnessError",
     "VectorQuantizer",
     "Walk",
@@ -50,6 +57,7 @@ __all__ = [
     "leave_autocast",
     "penalties",
     "penalties_wanted",
+    "spectrally_normalized",
     "squared_jacobian_norm",
     "without_autocast",
     "zero_",

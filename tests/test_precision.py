@@ -34,6 +34,7 @@ from pyro_dgm.nn.pixel_cnn import RasterNetwork
 from pyro_dgm.nn.pixel_cnn_plus_plus import PixelCNNPlusPlusNetwork
 from pyro_dgm.nn.pixel_rnn import PixelRNNNetwork
 from pyro_dgm.nn.recurrent import BackwardGRU, Combiner, GatedTransition
+from pyro_dgm.nn.residual import ResidualCritic, ResidualGenerator
 from pyro_dgm.nn.transformer import TransformerNetwork
 from pyro_dgm.objectives import ELBO, Adversarial, GradientPenalty, NegativeLogLikelihood, Reconstruction, Wasserstein
 from pyro_dgm.transforms import Coupling, MaskedAutoregressive
@@ -46,6 +47,7 @@ from .zoo import MODELS, SCORED, C, perturb
 NETWORKS = (
     ConvDecoder, ConvEncoder, ConvNet, GatedMLP, MLP, MaskedMLP, Orderless, RasterNetwork, PixelCNNPlusPlusNetwork,
     PixelRNNNetwork, TransformerNetwork, BackwardGRU, Combiner, GatedTransition, DCGANGenerator, DCGANCritic,
+    ResidualGenerator, ResidualCritic,
 )  # fmt: skip
 every_low = pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 

@@ -22,7 +22,7 @@ from .approximate import (
     VampPrior,
 )
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
-from .implicit import DCGAN, GAN
+from .implicit import DCGAN, GAN, SNGAN, WGANGP
 from .mixture import Mixture
 from .parametric import DiagonalNormal, Factorized, GaussianMixture, IndependentBernoulli, StandardNormal
 from .tractable.autoregressive import (
@@ -72,9 +72,11 @@ __all__ = [
     "NICE",
     "NSF",
     "RNADE",
+    "SNGAN",
     "SOSPF",
     "VAE",
     "VQVAE",
+    "WGANGP",
     "ApproximateModel",
     "Autoencoder",
     "Autoregressive",

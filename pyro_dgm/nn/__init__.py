@@ -8,9 +8,10 @@ addition, and nothing is concatenated or copied. The networks of autoencoders (:
 :class:`ConvDecoder`, :class:`GatedMLP`) read one vector instead, in which a model has joined the two.
 """
 
+from .attention import SelfAttention
 from .augmentation import DiffAugment
 from .autoencoding import ConvDecoder, ConvEncoder
-from .batch_norm import BatchNorm
+from .batch_norm import BatchNorm, mixes_data
 from .convolution import ConvNet
 from .corruption import GaussianNoise, MaskingNoise, SaltAndPepper
 from .critics import Packed, ReconstructionScore
@@ -23,6 +24,7 @@ from .ode import StiffnessError
 from .penalty import add_penalty, penalties, penalties_wanted
 from .precision import at_least_float32, leave_autocast, without_autocast
 from .quantizer import VectorQuantizer
+from .residual import ResidualCritic, ResidualGenerator
 from .spectral import SpectralNorm, spectrally_normalized
 from .walk import Conditioner, NaiveWalk, Walk
 
@@ -47,7 +49,10 @@ __all__ = [
     "Packed",
     "Parameters",
     "ReconstructionScore",
+    "ResidualCritic",
+    "ResidualGenerator",
     "SaltAndPepper",
+    "SelfAttention",
     "SpectralNorm",
     "StiffnessError",
     "VectorQuantizer",
@@ -55,6 +60,7 @@ __all__ = [
     "add_penalty",
     "at_least_float32",
     "leave_autocast",
+    "mixes_data",
     "penalties",
     "penalties_wanted",
     "spectrally_normalized",

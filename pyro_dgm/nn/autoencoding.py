@@ -21,10 +21,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .._config import Configured
-from .convolution import Residual, halved, over_images
+from .convolution import Residual, doubled, halved, over_images
 from .mlp import in_place
 
 
@@ -152,8 +151,7 @@ class _Double(nn.Module):
         self.size = size
 
     def forward(self, h: Tensor) -> Tensor:
-        height, width = self.size
-        return F.interpolate(h, scale_factor=2.0)[..., :height, :width]
+        return doubled(h, self.size)
 
 
 def _activated(channels: int, activation: type[nn.Module], groups: int) -> list[nn.Module]:

@@ -36,9 +36,8 @@ class BatchNorm(nn.BatchNorm2d):
 
     def __init__(self, channels: int, context: int = 0) -> None:
         super().__init__(channels)
-        self.context = nn.Linear(context, 2 * channels, bias=False) if context else None
-        if self.context is not None:
-            nn.init.zeros_(self.context.weight)
+        # no layer, since spectral normalisation could not divide it by its zero
+        self.context = nn.Parameter(torch.zeros(2 * channels, context)) if context else None
 
     def forward(self, h: Tensor, context: Tensor | None = None) -> Tensor:
         """Maps images (n, channels, H, W) and contexts (n, context) to images of the same shape."""
@@ -48,6 +47,16 @@ class BatchNorm(nn.BatchNorm2d):
             self.num_batches_tracked.add_(1)
         if self.context is None:
             return F.batch_norm(h, *averages, self.weight, self.bias, batch, self.momentum, self.eps)
-        gamma, beta = self.context(context).chunk(2, -1)
+        gamma, beta = F.linear(context, self.context).chunk(2, -1)
         gamma, beta = ((t + p)[..., None, None] for t, p in ((gamma, self.weight), (beta, self.bias)))
         return gamma * F.batch_norm(h, *averages, training=batch, momentum=self.momentum, eps=self.eps) + beta
+
+
+def mixes_data(network: nn.Module) -> bool:
+    """Whether batch normalisation somewhere in a network makes the output for a datum depend on the others.
+
+    Example:
+        >>> mixes_data(nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))), mixes_data(nn.GroupNorm(1, 3))
+        (True, False)
+    """
+    return any(isinstance(part, nn.modules.batchnorm._BatchNorm) for part in network.modules())

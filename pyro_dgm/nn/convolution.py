@@ -16,6 +16,7 @@ memory format ``channels_last``, in which convolutions need no reordering.
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .mlp import in_place, zero_
 
@@ -131,3 +132,8 @@ def halved(image_shape: torch.Size, levels: int) -> list[tuple[int, int]]:
         height, width = sizes[-1]
         sizes.append((-(-height // 2), -(-width // 2)))
     return sizes
+
+
+def doubled(h: Tensor, size: tuple[int, int]) -> Tensor:
+    """Repeats every row and column of images, the last perhaps once only, so that they have this height and width."""
+    return F.interpolate(h, scale_factor=2.0)[..., : size[0], : size[1]]

@@ -2,5 +2,6 @@
 
 from .dcgan import DCGAN
 from .gan import GAN
+from .residual import SNGAN, WGANGP
 
-__all__ = ["DCGAN", "GAN"]
+__all__ = ["DCGAN", "GAN", "SNGAN", "WGANGP"]

@@ -22,7 +22,7 @@ from .approximate import (
     VampPrior,
 )
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
-from .implicit import DCGAN, GAN, SNGAN, WGANGP
+from .implicit import ACGAN, DCGAN, GAN, SNGAN, WGANGP, InfoGAN
 from .mixture import Mixture
 from .parametric import DiagonalNormal, Factorized, GaussianMixture, IndependentBernoulli, StandardNormal
 from .tractable.autoregressive import (
@@ -57,6 +57,7 @@ from .tractable.flows import (
 )
 
 __all__ = [
+    "ACGAN",
     "BNAF",
     "DCGAN",
     "FFJORD",
@@ -99,6 +100,7 @@ __all__ = [
     "HierarchicalVAE",
     "ImplicitModel",
     "IndependentBernoulli",
+    "InfoGAN",
     "InfoVAE",
     "LadderVAE",
     "Mixture",

@@ -75,6 +75,7 @@ class DCGANCritic(Configured, nn.Module):
         channels: Channels after each halving.
         batch_norm: Whether there is batch normalisation, between the first level and the output. A gradient penalty
             is about a single datum and does without.
+        out_features: Numbers per image: a score, and perhaps logits of classes.
 
     Raises:
         ValueError: If there is no level, or the shape is that of no image.
@@ -90,6 +91,7 @@ class DCGANCritic(Configured, nn.Module):
         context: int = 0,
         channels: Sequence[int] = (64, 128, 256, 512),
         batch_norm: bool = True,
+        out_features: int = 1,
     ) -> None:
         super().__init__()
         sizes = halved(torch.Size(image_shape), len(channels))
@@ -101,11 +103,11 @@ class DCGANCritic(Configured, nn.Module):
             layers += [*([BatchNorm(m)] if batch_norm else []), nn.LeakyReLU(0.2, inplace=True)]
         self.body = nn.Sequential(*layers)
         height, width = sizes[-1]
-        self.last = nn.Linear(channels[-1] * height * width, 1)
+        self.last = nn.Linear(channels[-1] * height * width, out_features)
         self.apply(_initialize)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Maps images (*, C, H, W) and contexts (*, context), which broadcast, to scores (*, 1)."""
+        """Maps images (*, C, H, W) and contexts (*, context), which broadcast, to scores (*, out_features)."""
         h = over_images(self.first, x)
         if self.context is not None:
             h = h + self.context(context)[..., None, None]

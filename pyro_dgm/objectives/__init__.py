@@ -7,6 +7,7 @@ loss and one optimizer suffice.
 
 from .adversarial import Adversarial
 from .annealing import CyclicalAnnealing, LinearWarmup
+from .auxiliary import AuxiliaryClassifier, MutualInformation
 from .base import Objective, Player
 from .critic_penalties import DRAGAN, R1, R2, CriticPenalty, GradientPenalty
 from .discrepancy import RBF, InverseMultiquadratic, MaximumMeanDiscrepancy
@@ -52,6 +53,7 @@ __all__ = [
     "Adversarial",
     "AdversarialLoss",
     "AdversarialTotalCorrelation",
+    "AuxiliaryClassifier",
     "Balance",
     "CriticPenalty",
     "CyclicalAnnealing",
@@ -68,6 +70,7 @@ __all__ = [
     "LinearWarmup",
     "MaximumMeanDiscrepancy",
     "Minimax",
+    "MutualInformation",
     "NegativeLogLikelihood",
     "NonSaturating",
     "Objective",

@@ -7,6 +7,7 @@ A model of the family is this class with networks; which game the networks play 
 """
 
 from collections.abc import Sequence
+from numbers import Integral
 
 import torch
 from pyro import distributions as dist
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ...distributions import Pushforward
-from ...nn import at_least_float32, leave_autocast
+from ...nn import MLP, at_least_float32, leave_autocast
 from ...transforms import Support
 from ..base import ImplicitModel
 
@@ -31,6 +32,7 @@ class AdversarialModel(ImplicitModel):
         generator: Called as G(z) or G(z, c), from (*, L) to (*, *event_shape).
         critic: Called as D(x) or D(x, c), from (*, *event_shape) to (*, 1) or (*) scores.
         support: Where the data live.
+        prior: Called without arguments, returns p(z); a standard normal when ``None``.
     """
 
     def __init__(
@@ -41,16 +43,17 @@ class AdversarialModel(ImplicitModel):
         generator: nn.Module,
         critic: nn.Module,
         support: constraints.Constraint,
+        prior: nn.Module | None = None,
     ) -> None:
         super().__init__(event_shape, context, support)
         self.generator, self.critic = generator, critic
-        self.register_buffer("loc", torch.zeros(latent_features))
+        self.prior = prior or _Noise(latent_features)
 
     def _distribution(self, context: Tensor | None) -> Pushforward:
-        prior = dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
+        prior = self.prior()
         if context is not None:
             prior = prior.expand(context.shape[:-1])
-        return Pushforward(prior, lambda z: self.generate(z, context), self.event_shape, self.support)
+        return Pushforward(prior, lambda z: self.generate(z, context), self.event_shape, self.support, has_rsample=True)
 
     def generate(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns G(z, c), with shape (*, *event_shape), for z with shape (*, latent_features)."""
@@ -60,6 +63,17 @@ class AdversarialModel(ImplicitModel):
         """Returns the critic's score D(x, c), with shape (*), for x with shape (*, *event_shape)."""
         score = at_least_float32(self.critic(x) if context is None else self.critic(x, context))
         return score.squeeze(-1) if score.dim() > x.dim() - len(self.event_shape) else score
+
+
+class _Noise(nn.Module):
+    """Standard normal noise."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.register_buffer("loc", torch.zeros(features))
+
+    def forward(self) -> dist.TorchDistribution:
+        return dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
 
 
 class IntoSupport(nn.Module):
@@ -84,6 +98,54 @@ class IntoSupport(nn.Module):
         y = leave_autocast(self.network(z, context)).flatten(-self.out_dim)
         y = y if self.into_support is None else self.into_support(y)
         return y.unflatten(-1, self.event_shape)
+
+
+class FlatMLP(nn.Module):
+    """A multilayer perceptron of data of any shape: a critic, a classifier, a posterior.
+
+    Args:
+        event_shape: Shape of one x.
+        out_features: Width of the output.
+        hidden_features: Hidden widths.
+        context: Width of the context, 0 for none.
+    """
+
+    def __init__(
+        self, event_shape: torch.Size, out_features: int, hidden_features: Sequence[int], context: int = 0
+    ) -> None:
+        super().__init__()
+        self.network = MLP(event_shape.numel(), out_features, hidden_features, context, nn.LeakyReLU)
+        self.event_dim = len(event_shape)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Maps data (*, *event_shape) and contexts (*, context) to (*, out_features)."""
+        return self.network(x.flatten(-self.event_dim), context)
+
+
+def mlp_generator(
+    latent_features: int,
+    event_shape: torch.Size,
+    hidden_features: Sequence[int],
+    context: int,
+    support: constraints.Constraint,
+) -> IntoSupport:
+    """Returns a multilayer perceptron from noise to data where they live."""
+    size = torch.Size([event_shape.numel()])
+    (free,) = size if isinstance(support, type(constraints.real)) else Support(support).inverse_shape(size)
+    network = MLP(latent_features, free, hidden_features, context, nn.LeakyReLU)
+    return IntoSupport(network, event_shape, support)
+
+
+def shape_of(event_shape: int | Sequence[int]) -> torch.Size:
+    """Returns the shape of an event, given it or a number of features.
+
+    Raises:
+        ValueError: If it has no dimension.
+    """
+    shape = torch.Size([int(event_shape)] if isinstance(event_shape, Integral) else event_shape)
+    if not shape:
+        raise ValueError("event_shape: expected at least one dimension, got (); for one feature say 1")
+    return shape
 
 
 def levels(image_shape: Sequence[int], smallest: int = 4) -> int:

@@ -11,15 +11,11 @@ Conditional Generative Adversarial Nets, 2014, arXiv:1411.1784.)
 """
 
 from collections.abc import Sequence
-from numbers import Integral
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.distributions import constraints
 
-from ...nn import MLP
-from ...transforms import Support
-from .base import AdversarialModel, IntoSupport
+from .base import AdversarialModel, FlatMLP, mlp_generator, shape_of
 
 
 class GAN(AdversarialModel):
@@ -53,32 +49,7 @@ class GAN(AdversarialModel):
         critic: nn.Module | None = None,
         support: constraints.Constraint = constraints.real,
     ) -> None:
-        shape = torch.Size([int(event_shape)] if isinstance(event_shape, Integral) else event_shape)
-        if not shape:
-            raise ValueError("event_shape: expected at least one dimension, got (); for one feature say 1")
-        generator = generator or _default_generator(latent_features, shape, hidden_features, context, support)
-        critic = critic or _DefaultCritic(shape.numel(), len(shape), hidden_features, context)
+        shape = shape_of(event_shape)
+        generator = generator or mlp_generator(latent_features, shape, hidden_features, context, support)
+        critic = critic or FlatMLP(shape, 1, hidden_features, context)
         super().__init__(shape, latent_features, context, generator, critic, support)
-
-
-def _default_generator(
-    latent_features: int,
-    event_shape: torch.Size,
-    hidden_features: Sequence[int],
-    context: int,
-    support: constraints.Constraint,
-) -> IntoSupport:
-    size = torch.Size([event_shape.numel()])
-    (free,) = size if isinstance(support, type(constraints.real)) else Support(support).inverse_shape(size)
-    network = MLP(latent_features, free, hidden_features, context, nn.LeakyReLU)
-    return IntoSupport(network, event_shape, support)
-
-
-class _DefaultCritic(nn.Module):
-    def __init__(self, size: int, event_dim: int, hidden_features: Sequence[int], context: int) -> None:
-        super().__init__()
-        self.network = MLP(size, 1, hidden_features, context, nn.LeakyReLU)
-        self.event_dim = event_dim
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.network(x.flatten(-self.event_dim), context)

@@ -150,7 +150,7 @@ class InfoGAN(AdversarialModel):
         *logits, loc, scale = at_least_float32(self.posterior(x)).split(
             [*self.categories, self.continuous, self.continuous], -1
         )
-        parts: list[dist.TorchDistribution] = [dist.OneHotCategorical(logits=each) for each in logits]
+        parts: list[dist.TorchDistribution] = [_OneHot(logits=each) for each in logits]
         if self.continuous:
             parts.append(dist.Normal(loc, F.softplus(scale) + 1e-3).to_event(1))
         return Concatenated(parts)
@@ -177,6 +177,15 @@ class _ScoreOf(nn.Module):
         return self.network(x)[..., :1]
 
 
+class _OneHot(dist.OneHotCategorical):
+    """Torch's, drawn without looking at a value, so that a loss can be traced."""
+
+    def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
+        index = self._categorical.sample(torch.Size(sample_shape))
+        values = torch.arange(self.event_shape[0], device=index.device)
+        return (index.unsqueeze(-1) == values).to(self.logits.dtype)
+
+
 class _CodesAndNoise(nn.Module):
     """The distribution of codes and rest."""
 
@@ -187,9 +196,7 @@ class _CodesAndNoise(nn.Module):
         self.register_buffer("loc", torch.zeros(noise))
 
     def forward(self) -> Concatenated:
-        parts: list[dist.TorchDistribution] = [
-            dist.OneHotCategorical(logits=self.loc.new_zeros(n)) for n in self.categories
-        ]
+        parts: list[dist.TorchDistribution] = [_OneHot(logits=self.loc.new_zeros(n)) for n in self.categories]
         if len(self.edge):
             parts.append(dist.Uniform(-self.edge, self.edge).to_event(1))
         if len(self.loc):

@@ -20,8 +20,9 @@ class DCGAN(AdversarialModel):
     """A generative adversarial network of convolutions, for small images of any size (28, 32, 64 pixels, say).
 
     Sizes are halved and doubled until at most 4 pixels are left. In training mode an image is normalised by the batch
-    that it is drawn with; call ``eval()`` before you compare images, or infer their noise. (``fit(ema=...)`` averages weights;
-    running averages stay those of the latest weights.) It learns fast and may lose modes of the data; :class:`~pyro_dgm.models.GAN` takes networks of your own.
+    that it is drawn with; call ``eval()`` before you compare images, or infer their noise. (``fit(ema=...)`` averages
+    weights; running averages stay those of the latest weights.) It learns fast and may lose modes of the data;
+    :class:`~pyro_dgm.models.GAN` takes networks of your own.
 
     Args:
         image_shape: Shape (C, H, W) of an image.

@@ -9,6 +9,7 @@ raises an error that names what to use instead). Evaluation and tasks ask for th
 from . import heads
 from .autoregressive import Autoregressive
 from .boltzmann import Boltzmann
+from .concatenated import Concatenated
 from .continuous_bernoulli import ContinuousBernoulli
 from .counts import NegativeBinomial, Poisson
 from .embedded import Embedded
@@ -27,6 +28,7 @@ __all__ = [
     "Autoregressive",
     "BatchMixture",
     "Boltzmann",
+    "Concatenated",
     "ContinuousBernoulli",
     "Density",
     "Dequantization",

@@ -30,7 +30,7 @@ from .approximate import (
     VampPrior,
 )
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
-from .implicit import GAN
+from .implicit import ACGAN, DCGAN, GAN, SNGAN, WGANGP, InfoGAN
 from .mixture import Mixture
 from .parametric import DiagonalNormal, Factorized, GaussianMixture, IndependentBernoulli, StandardNormal
 from .tractable.autoregressive import (
@@ -65,9 +65,11 @@ from .tractable.flows import (
 )
 
 __all__ = [
+    "ACGAN",
     "BNAF",
     "DBM",
     "DBN",
+    "DCGAN",
     "FFJORD",
     "FVBN",
     "GAN",
@@ -82,9 +84,11 @@ __all__ = [
     "NSF",
     "RBM",
     "RNADE",
+    "SNGAN",
     "SOSPF",
     "VAE",
     "VQVAE",
+    "WGANGP",
     "ApproximateModel",
     "Autoencoder",
     "Autoregressive",
@@ -112,6 +116,7 @@ __all__ = [
     "HierarchicalVAE",
     "ImplicitModel",
     "IndependentBernoulli",
+    "InfoGAN",
     "InfoVAE",
     "LadderVAE",
     "Mixture",

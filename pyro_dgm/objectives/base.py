@@ -13,7 +13,7 @@ it keeps a state that is shaped as the model's data.
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,6 +35,9 @@ class Player:
         loss: Maps a batch to the scalar it minimises.
         every: It moves at every ``every``-th batch.
         adam: Settings of its default optimizer that differ from Adam's.
+        averaged: Whether the moving average of ``fit(ema=...)`` is of its parameters too. An opponent's are not: what a
+            generator has to be judged by is the critic as it is.
+        project: Called with its parameters after each of its steps, to put them back where they may be.
     """
 
     name: str
@@ -42,6 +45,8 @@ class Player:
     loss: Callable[..., Tensor]
     every: int = 1
     adam: Mapping[str, Any] = field(default_factory=dict)
+    averaged: bool = True
+    project: Callable[[Sequence[Tensor]], None] | None = None
 
 
 class Objective(PyroELBO):
@@ -67,7 +72,10 @@ class Objective(PyroELBO):
         raise NotImplementedError(f"{type(self).__name__} lacks loss_of")
 
     def players(self, model: Any, guide: Any) -> list[Player]:
-        """Returns the players of the game on this model: a single one, unless an objective says otherwise."""
+        """Returns the players of the game on this model: a single one, unless an objective says otherwise.
+
+        Parameters that only Pyro's store holds, which a program makes when first called, ``fit`` gives to the last one.
+        """
         parameters = unique_parameters([model, guide])
         return [Player("loss", parameters, lambda *batch, **kw: self.loss_of(model, guide, *batch, **kw))]
 

@@ -13,7 +13,6 @@ critic, and the steps of the critic, which are paid for: runs have as many steps
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,7 +32,7 @@ from pyro_dgm.models import GAN
 from pyro_dgm.nn import MLP, Packed, ReconstructionScore, spectrally_normalized
 from pyro_dgm.training import warmup_cosine
 
-from .report import RESULTS, Row, start, write
+from .report import start
 
 N, BATCH, WIDTHS, LATENT, EMA, LR = 2500, 128, (64, 64, 64), 8, 0.999, 1e-3
 TRAINING = 102_400  # data, 400 batches
@@ -62,7 +61,9 @@ def tasks() -> dict[str, Task]:
          "GAN (PacGAN's rerun)": (17.3, 94.8), "PacGAN2": (23.8, 91.3), "PacGAN4": (24.8, 93.6)},
     )  # fmt: skip
     return {
-        "ring": Task(lambda n: ring.sample((n,)), 2 * torch.stack([angle.cos(), angle.sin()], -1), 0.02, published[0], 8),
+        "ring": Task(
+            lambda n: ring.sample((n,)), 2 * torch.stack([angle.cos(), angle.sin()], -1), 0.02, published[0], 8
+        ),
         "grid": Task(lambda n: grid.sample((n,)), torch.cartesian_prod(ticks, ticks), 0.05, published[1], 24),
     }
 
@@ -82,8 +83,8 @@ Game = tuple[o.Adversarial, Callable[[], nn.Module]]
 
 def games() -> dict[str, Game]:
     """Returns every game with the critic that it is played with."""
-    gp, r = o.GradientPenalty, partial(o.R1, 0.1)
-    both = [o.R1(0.1), o.R2(0.1)]
+    gp, r = o.GradientPenalty, partial(o.R1, 0.01)
+    both = [o.R1(0.01), o.R2(0.01)]
     plain: dict[str, o.Adversarial] = {
         "Minimax": o.Adversarial(o.Minimax()),
         "NonSaturating": o.Adversarial(),
@@ -166,7 +167,14 @@ def main() -> None:
             for seed in arguments.seeds:
                 begin, wall = time.process_time(), time.time()
                 x = play(games()[name], task, seed, arguments.steps)
-                print(data, name, mode_coverage(x, task.centres, task.scale), f"{time.process_time() - begin:.0f} s", f"{time.time()-wall:.0f} wall", flush=True)
+                print(
+                    data,
+                    name,
+                    mode_coverage(x, task.centres, task.scale),
+                    f"{time.process_time() - begin:.0f} s",
+                    f"{time.time() - wall:.0f} wall",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

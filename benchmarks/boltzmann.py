@@ -160,7 +160,7 @@ def main() -> None:
     (x, _), (test, _) = mnist(), mnist(split="test")
     data = x.reshape(-1, PIXELS) / 255
     coins = binarize(test, generator=torch.Generator().manual_seed(0)).reshape(-1, PIXELS)
-    begin = time.process_time()
+    begin = time.perf_counter()
     rounds = Rounds(data, epochs, () if alone else RATES)
     rbm = trained(data, epochs, arguments.seed, rounds)
     if alone:

@@ -7,6 +7,7 @@ A model becomes a loss (:func:`bind`), the loss a game of players that own param
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -80,8 +81,8 @@ def make_game(module: nn.Module, batch: Batch, optimizer: Any, held: Source | No
     else:
         owners = [o for part in ("model", "guide") if isinstance(o := _owner(module, part), nn.Module)]
         stored, registered = _first_call(module, batch, [module, *owners])
-        parameters = (*unique_parameters([module, *owners]), *stored.values())
-        players, owners = [Player("loss", parameters, module)], [*owners, *registered]
+        players = _players_of_programs(module, owners, tuple(stored.values()))
+        owners = [*owners, *registered]
     names = [player.name for player in players]
     if any(getattr(part, "sparse", False) is True for part in (*module.modules(), *owners)):
         raise ValueError("model: expected gradients that are not sparse, got an embedding with sparse=True")
@@ -95,6 +96,18 @@ def make_game(module: nn.Module, batch: Batch, optimizer: Any, held: Source | No
             "that compares samples with held-out data (evaluation.c2st) instead"
         )
     return Game(module, players, stored, owners)
+
+
+def _players_of_programs(
+    module: nn.Module, owners: Sequence[nn.Module], stored: tuple[nn.Parameter, ...]
+) -> list[Player]:
+    """Returns the players of a loss on Pyro programs; the first has the parameters that only Pyro's store knows."""
+    game = module.players if isinstance(module, BoundObjective) else []
+    if len(game) < 2:
+        return [Player("loss", (*unique_parameters([module, *owners]), *stored), module)]
+    known = {id(p) for player in game for p in player.parameters}
+    more = tuple(p for p in (*unique_parameters(owners), *stored) if id(p) not in known)
+    return [replace(game[0], parameters=(*game[0].parameters, *more)), *game[1:]]
 
 
 def _owner(module: nn.Module, part: str) -> Any:

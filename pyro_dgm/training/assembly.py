@@ -76,12 +76,14 @@ def make_game(module: nn.Module, batch: Batch, optimizer: Any, held: Source | No
     """Returns the game that is to be trained, its players checked against the settings."""
     owners: list[nn.Module] = []
     stored: dict[str, nn.Parameter] = {}
-    if isinstance(module, BoundObjective) and isinstance(module.model, GenerativeModel):
-        players = module.players
-    else:
+    players = module.players if isinstance(module, BoundObjective) else []
+    if not (isinstance(module, BoundObjective) and isinstance(module.model, GenerativeModel)):
         owners = [o for part in ("model", "guide") if isinstance(o := _owner(module, part), nn.Module)]
         stored, registered = _first_call(module, batch, [module, *owners])
-        players = _players_of_programs(module, owners, tuple(stored.values()))
+        if len(players) < 2:
+            players = [Player("loss", (*unique_parameters([module, *owners]), *stored.values()), module)]
+        else:
+            players[-1] = replace(players[-1], parameters=(*players[-1].parameters, *stored.values()))
         owners = [*owners, *registered]
     names = [player.name for player in players]
     if any(getattr(part, "sparse", False) is True for part in (*module.modules(), *owners)):
@@ -96,18 +98,6 @@ def make_game(module: nn.Module, batch: Batch, optimizer: Any, held: Source | No
             "that compares samples with held-out data (evaluation.c2st) instead"
         )
     return Game(module, players, stored, owners)
-
-
-def _players_of_programs(
-    module: nn.Module, owners: Sequence[nn.Module], stored: tuple[nn.Parameter, ...]
-) -> list[Player]:
-    """Returns the players of a loss on Pyro programs; the first has the parameters that only Pyro's store knows."""
-    game = module.players if isinstance(module, BoundObjective) else []
-    if len(game) < 2:
-        return [Player("loss", (*unique_parameters([module, *owners]), *stored), module)]
-    known = {id(p) for player in game for p in player.parameters}
-    more = tuple(p for p in (*unique_parameters(owners), *stored) if id(p) not in known)
-    return [replace(game[0], parameters=(*game[0].parameters, *more)), *game[1:]]
 
 
 def _owner(module: nn.Module, part: str) -> Any:

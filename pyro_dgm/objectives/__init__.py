@@ -6,6 +6,8 @@ loss and one optimizer suffice.
 """
 
 from .adversarial import Adversarial
+from .adversarial_elbo import AdversarialELBO
+from .adversarial_inference import AdversarialInference, AdversarialReconstruction, LearnedSimilarity
 from .annealing import CyclicalAnnealing, LinearWarmup
 from .auxiliary import AuxiliaryClassifier, MutualInformation
 from .base import Objective, Player
@@ -51,7 +53,10 @@ __all__ = [
     "STL",
     "VIMCO",
     "Adversarial",
+    "AdversarialELBO",
+    "AdversarialInference",
     "AdversarialLoss",
+    "AdversarialReconstruction",
     "AdversarialTotalCorrelation",
     "AuxiliaryClassifier",
     "Balance",
@@ -66,6 +71,7 @@ __all__ = [
     "InverseMultiquadratic",
     "JensenShannon",
     "KullbackLeibler",
+    "LearnedSimilarity",
     "LeastSquares",
     "LinearWarmup",
     "MaximumMeanDiscrepancy",

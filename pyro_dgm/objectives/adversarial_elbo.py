@@ -35,8 +35,8 @@ from torch.distributions import biject_to, constraints
 from ..distributions import UnitNormal, density_of
 from ..nn import at_least_float32
 from ..transforms.support import elementwise
-from .adversarial import NonSaturating
 from .base import AdversarialGame, Player, generative_model, num_data, penalised, unique_parameters
+from .games import NonSaturating
 
 Sites = Mapping[str, dict[str, Any]]
 
@@ -94,7 +94,7 @@ class AdversarialELBO(AdversarialGame):
         >>> objective = AdversarialELBO(MLP(1, 1), contrast=100, num_particles=100)
         >>> history = fit(objective(model, Guide()), torch.ones(3), max_epochs=2, progress=False)
         >>> history.columns
-        ['epoch', 'step', 'seconds', 'loss', 'critic']
+        ['epoch', 'step', 'seconds', 'critic', 'loss']
     """
 
     def __init__(
@@ -121,14 +121,14 @@ class AdversarialELBO(AdversarialGame):
         self.game = NonSaturating()  # the game whose best critic is a log-ratio
 
     def players(self, model: Any, guide: Any) -> list[Player]:
-        """Returns the programs, which move at every ``critic_steps``-th batch, and the critic, at every batch."""
+        """Returns the critic, which moves at every batch, and the programs, at every ``critic_steps``-th."""
         critic = unique_parameters([self.critic])
         known = {id(p) for p in critic}
-        owner = generative_model(model)
-        own = tuple(p for p in unique_parameters([owner or model, guide]) if id(p) not in known)
+        owners = [getattr(program, "__self__", program) for program in (model, guide)]
+        own = tuple(p for p in unique_parameters(owners) if id(p) not in known)
         return [
+            Player("critic", critic, partial(self.critic_loss, model, guide), averaged=False),
             Player("loss", own, partial(self.loss_of, model, guide), self.critic_steps),
-            Player("critic", critic, partial(self.critic_loss, model, guide)),
         ]
 
     @penalised

@@ -1,5 +1,6 @@
 """Models whose density is a bound or an estimate: latent variable models."""
 
+from .adversarial import AdversarialAutoencoder, AdversarialVariationalBayes
 from .autoencoder import Autoencoder
 from .conditional_vae import ConditionalVAE
 from .deep_markov import DeepMarkovModel
@@ -16,6 +17,8 @@ __all__ = [
     "MIWAE",
     "VAE",
     "VQVAE",
+    "AdversarialAutoencoder",
+    "AdversarialVariationalBayes",
     "Autoencoder",
     "BetaTCVAE",
     "BetaVAE",

@@ -5,7 +5,7 @@ r"""Adversarial networks that encode: BiGAN (ALI) judges pairs of data and codes
     \text{VAE-GAN:} \quad & x = G(z), \quad z \sim q(z | x), \quad D(x) = k(h(x)), \quad
         \log p(h | z) = \log N\bigl(h;\, h(G(z)), I\bigr)
 
-Neither has a density of x: samples are G(z), and the normal distribution of VAE-GAN is one of features. The games are in
+Neither has a density of x: samples are G(z), and the normal distribution of VAE-GAN is one of features. Games are in
 :mod:`pyro_dgm.objectives.adversarial_inference`.
 """
 
@@ -169,7 +169,7 @@ class VAEGAN(AdversarialModel):
         if (features is None) != (head is None):
             raise ValueError("features, head: expected both or neither, since the head reads the features")
         critic = _FeatureCritic(
-            features or _FeatureMLP(shape, hidden_features, context), head or nn.Linear(hidden_features[-1], 1)
+            features or _FeatureMLP(shape, hidden_features, context), head or MLP(hidden_features[-1], 1, ())
         )
         generator = generator or mlp_generator(latent_features, shape, hidden_features, context, support)
         super().__init__(shape, latent_features, context, generator, critic, support)

@@ -192,7 +192,7 @@ def test_classes_are_abstract_or_final():
     """No class of ours inherits from a class of ours that users construct."""
     abstract = {"Transform", "Univariate", "GenerativeModel", "TractableModel", "ApproximateModel", "ImplicitModel",
                 "FlowModel", "LatentVariableModel", "FlowGuide", "Objective", "ImportanceWeighted", "AdversarialLoss",
-                "FDivergence", "CriticPenalty",
+                "AdversarialGame", "FDivergence", "CriticPenalty",
                 "Configured", "Move",
                 "Numerical", "RationalQuadratic", "Conditioner", "Walk", "NaiveWalk", "NADEWalk", "Orderless", "Head",
                 "_Mixture", "AutoregressiveModel", "OneOrder", "ManyOrders", "OrderlessModel", "RasterNetwork",

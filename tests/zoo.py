@@ -233,6 +233,16 @@ MODELS: dict[str, ModelRow] = {
     "BetaTCVAE": ModelRow(lambda c: _vae(c, cls=m.BetaTCVAE, data_size=50), "lower_bound"),
     "FactorVAE": ModelRow(lambda c: _vae(c, cls=m.FactorVAE, hidden_features=(8,)), "lower_bound", idle="critic"),
     "InfoVAE": ModelRow(lambda c: _vae(c, cls=m.InfoVAE), "lower_bound"),
+    "AdversarialAutoencoder": ModelRow(
+        lambda c: _vae(c, cls=m.AdversarialAutoencoder, hidden_features=(8,)), "lower_bound", idle="critic"
+    ),
+    "AdversarialVariationalBayes": ModelRow(
+        lambda c: m.AdversarialVariationalBayes(
+            m.StandardNormal(2), m.DiagonalNormal(D, 2 + c, (8,)), None, c, noise_features=2, hidden_features=(8,)
+        ),
+        "lower_bound",
+        idle="critic",
+    ),
     "ConditionalVAE": ModelRow(_conditional_vae, "lower_bound", conditional="always"),
     "SemiSupervisedVAE": ModelRow(
         lambda c: m.SemiSupervisedVAE(_conditional_vae(3), hidden_features=(8,)),
@@ -373,6 +383,8 @@ MODELS: dict[str, ModelRow] = {
     "EnergyModel": ModelRow(lambda c: m.EnergyModel(2, c, (4,))),
     "GAN": ModelRow(lambda c: m.GAN((1, D), 2, c, (8,)), "implicit"),
     "DCGAN": ModelRow(lambda c: m.DCGAN((1, 5, 6), 2, c, 2), "implicit"),
+    "BiGAN": ModelRow(lambda c: m.BiGAN((1, D), 2, c, (8,), stochastic=True), "implicit"),
+    "VAEGAN": ModelRow(lambda c: m.VAEGAN((1, D), 2, c, (8,)), "implicit"),
     "ACGAN": ModelRow(lambda c: m.ACGAN(D, 2, c, (8,)), "implicit", "always"),
     "InfoGAN": ModelRow(lambda c: m.InfoGAN(D, 2, (3,), 1, (8,)), "implicit", False),
     "WGANGP": ModelRow(lambda c: m.WGANGP((1, 5, 6), 2, c, 2), "implicit"),

@@ -10,6 +10,8 @@ from .approximate import (
     RBM,
     VAE,
     VQVAE,
+    AdversarialAutoencoder,
+    AdversarialVariationalBayes,
     Autoencoder,
     BetaTCVAE,
     BetaVAE,
@@ -30,7 +32,7 @@ from .approximate import (
     VampPrior,
 )
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
-from .implicit import ACGAN, DCGAN, GAN, SNGAN, WGANGP, InfoGAN
+from .implicit import ACGAN, DCGAN, GAN, SNGAN, VAEGAN, WGANGP, BiGAN, InfoGAN
 from .mixture import Mixture
 from .parametric import DiagonalNormal, Factorized, GaussianMixture, IndependentBernoulli, StandardNormal
 from .tractable.autoregressive import (
@@ -87,13 +89,17 @@ __all__ = [
     "SNGAN",
     "SOSPF",
     "VAE",
+    "VAEGAN",
     "VQVAE",
     "WGANGP",
+    "AdversarialAutoencoder",
+    "AdversarialVariationalBayes",
     "ApproximateModel",
     "Autoencoder",
     "Autoregressive",
     "BetaTCVAE",
     "BetaVAE",
+    "BiGAN",
     "BoltzmannMachine",
     "CausalTransformer",
     "ConditionalRBM",

@@ -6,6 +6,8 @@ loss and one optimizer suffice.
 """
 
 from .adversarial import Adversarial
+from .adversarial_elbo import AdversarialELBO
+from .adversarial_inference import AdversarialInference, AdversarialReconstruction, LearnedSimilarity
 from .annealing import CyclicalAnnealing, LinearWarmup
 from .auxiliary import AuxiliaryClassifier, MutualInformation
 from .base import Objective, Player
@@ -60,7 +62,10 @@ __all__ = [
     "STL",
     "VIMCO",
     "Adversarial",
+    "AdversarialELBO",
+    "AdversarialInference",
     "AdversarialLoss",
+    "AdversarialReconstruction",
     "AdversarialTotalCorrelation",
     "AuxiliaryClassifier",
     "Balance",
@@ -77,6 +82,7 @@ __all__ = [
     "InverseMultiquadratic",
     "JensenShannon",
     "KullbackLeibler",
+    "LearnedSimilarity",
     "LeastSquares",
     "LinearWarmup",
     "MaximumMeanDiscrepancy",

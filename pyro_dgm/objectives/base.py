@@ -145,6 +145,20 @@ class BoundObjective(nn.Module):
         return self.objective.loss_of(self.model, self.guide, *batch, **settings)
 
 
+class AdversarialGame(Objective):
+    """An objective of several players who disagree; subclasses implement ``players`` and ``loss_of``."""
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Raises: a game of several players has no single loss for ``SVI`` to descend.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__}: SVI has one loss and one optimizer, a game has several; train with pyro_dgm.fit"
+        )
+
+
 def penalised(loss_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Makes a ``loss_of`` include the penalties that parts of the model add in training mode, means over the data."""
 

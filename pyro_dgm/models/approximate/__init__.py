@@ -1,5 +1,6 @@
 """Models whose density is a bound or an estimate: latent variable models."""
 
+from .adversarial import AdversarialAutoencoder, AdversarialVariationalBayes
 from .autoencoder import Autoencoder
 from .boltzmann import DBM, DBN, RBM, BoltzmannMachine, ConditionalRBM, ConvolutionalRBM
 from .conditional_vae import ConditionalVAE
@@ -22,6 +23,8 @@ __all__ = [
     "RBM",
     "VAE",
     "VQVAE",
+    "AdversarialAutoencoder",
+    "AdversarialVariationalBayes",
     "Autoencoder",
     "BetaTCVAE",
     "BetaVAE",

@@ -19,7 +19,7 @@ from .contrastive_divergence import (
     SquaredEnergy,
 )
 from .critic_penalties import DRAGAN, R1, R2, CriticPenalty, GradientPenalty
-from .discrepancy import RBF, InverseMultiquadratic, MaximumMeanDiscrepancy
+from .discrepancy import RBF, InverseMultiquadratic, MaximumMeanDiscrepancy, Polynomial
 from .divergence import Balance, FreeBits
 from .elbo import ELBO
 from .estimators import differentiable_loss

@@ -113,8 +113,9 @@ def mlp(args: argparse.Namespace) -> None:
         "Mean log-density of 10,000 test images under Gaussian kernels around 10,000 samples; low and high are one "
         "standard error over test images. It is no likelihood and ranks wrongly: see the rows of what is no model.",
         f"Generator 100-1200-1200-784, critic 784-512-256-1, {args.epochs} epochs of 50,000 images, non-saturating "
-        f"game with R1 of weight 1, Adam at 3e-4 with betas 0.5 and 0.99, half a cosine, generator averaged with decay {EMA}; {cost}.",
-        "Published: Goodfellow et al. 2014; Theis, van den Oord and Bethge 2015. Centres: 10,000 by mini-batch k-means.",
+        f"game with R1 of weight 1, Adam at 3e-4 with betas 0.5 and 0.99, half a cosine, generator averaged with decay "
+        f"{EMA}; {cost}.",
+        "Published: Goodfellow et al. 2014; Theis, van den Oord and Bethge 2015. 10,000 centres, mini-batch k-means.",
     ]
     write("gan-MLP", rows, seeds=[args.seed], packages=["scikit-learn"], notes=notes)
 
@@ -180,7 +181,7 @@ def dcgan(args: argparse.Namespace) -> None:
     shares = (torch.bincount(classify(network, samples, args), minlength=10) / N).tolist()
     rows.append(Row("rarest digit", min(shares), "share", reference=0.05, bar=">= reference"))
     rows.append(Row("most frequent digit", max(shares), "share", reference=0.2, bar="<= reference"))
-    rows.append(Row("accuracy of the classifier on test images", accuracy, "share", reference=0.985, bar=">= reference"))
+    rows.append(Row("accuracy of the classifier, test images", accuracy, "share", reference=0.985, bar=">= reference"))
     for row in rows:
         print(row, flush=True)
     notes = [

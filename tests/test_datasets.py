@@ -199,6 +199,21 @@ def test_mnist(tmp_path, monkeypatch):
     assert datasets.mnist(split="test")[1].tolist() == [1, 2]
 
 
+def test_stacked_mnist(tmp_path):
+    write_mnist(tmp_path)
+    digits, _ = datasets.mnist(tmp_path)
+    images, labels = datasets.stacked_mnist(tmp_path, n=50)
+    assert images.shape == (50, 3, 3, 4) and images.dtype == torch.uint8 and labels.dtype == torch.int64
+    # 7 is the first digit of the file, 3 the second: each channel is the image that its place in the label names
+    places = torch.stack([labels // 100, labels // 10 % 10, labels % 10], 1)
+    assert torch.equal(images, digits[(places == 3).long(), 0])
+    assert set(labels.tolist()) == {100 * a + 10 * b + c for a in (3, 7) for b in (3, 7) for c in (3, 7)}
+    assert torch.equal(datasets.stacked_mnist(tmp_path, n=50)[1], labels)
+    assert not torch.equal(datasets.stacked_mnist(tmp_path, n=50, seed=1)[1], labels)
+    with pytest.raises(ValueError, match="n must be positive"):
+        datasets.stacked_mnist(tmp_path, n=0)
+
+
 def test_where_the_data_are(tmp_path, monkeypatch):
     monkeypatch.delenv("PYRO_DGM_DATA", raising=False)
     for read in (

@@ -1,7 +1,7 @@
 r"""Stacked MNIST: three digits, drawn at random, as the channels of one image in colour.
 
-A thousand classes, :math:`100 r + 10 g + b`, about equally frequent, from the files of MNIST and nothing else: data with
-a known number of modes, by which to see whether a model drops some
+A thousand classes, :math:`100 r + 10 g + b`, about equally frequent, from the files of MNIST and nothing else: data
+with a known number of modes, by which to see whether a model drops some
 (:func:`pyro_dgm.evaluation.class_coverage`).
 
 Source: Unrolled Generative Adversarial Networks (Metz, Poole, Pfau and Sohl-Dickstein, 2016, arXiv:1611.02163); 128,000

@@ -1,7 +1,8 @@
 r"""Precision, recall, density and coverage: are the samples good, and are they diverse?
 
-In the space of a feature network (`embed`), the ball :math:`B(x_i)` around a datum reaches to its k-th nearest neighbour
-among the other data; the union of all is an estimate of where the data live, and likewise for the samples :math:`y_j`.
+In the space of a feature network (`embed`), the ball :math:`B(x_i)` around a datum reaches to its k-th nearest
+neighbour among the other data; the union of all is an estimate of where the data live, and likewise for the samples
+:math:`y_j`.
 
 .. math::
     \text{precision} &= \frac1m \sum_j 1\bigl[y_j \in \textstyle\bigcup_i B(x_i)\bigr] &

@@ -96,6 +96,7 @@ __all__ = [
     "PearsonChiSquared",
     "PersistentContrastiveDivergence",
     "Player",
+    "Polynomial",
     "RatioMatching",
     "Reconstruction",
     "Relativistic",

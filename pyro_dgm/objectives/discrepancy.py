@@ -82,13 +82,13 @@ class InverseMultiquadratic:
 
 
 class Polynomial:
-    r"""The polynomial kernel, which compares moments up to its degree: the kernel inception distance is its discrepancy.
+    r"""The polynomial kernel, which compares moments up to its degree: its discrepancy is the kernel distance (KID).
 
     .. math::
         k(x, y) = \left(\frac{x^T y}{D} + 1\right)^d
 
-    Zero discrepancy says that the moments agree, not that P = Q. (Binkowski, Sutherland, Arbel and Gretton, Demystifying
-    MMD GANs, 2018, arXiv:1801.01401.)
+    Zero discrepancy says that the moments agree, not that P = Q. (Binkowski, Sutherland, Arbel and Gretton,
+    Demystifying MMD GANs, 2018, arXiv:1801.01401.)
 
     Args:
         degree: The degree d.

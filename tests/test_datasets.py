@@ -199,6 +199,23 @@ def test_mnist(tmp_path, monkeypatch):
     assert datasets.mnist(split="test")[1].tolist() == [1, 2]
 
 
+def test_stacked_mnist(tmp_path):
+    images, digits = np.random.default_rng(0).integers(256, size=(10, 3, 4), dtype=np.uint8), np.arange(10)[::-1]
+    write_mnist(tmp_path, images=images, labels=digits.astype(np.uint8))
+    state = torch.get_rng_state()
+    x, labels = datasets.stacked_mnist(tmp_path, n=500, seed=1)
+    assert x.shape == (500, 3, 3, 4) and x.dtype == torch.uint8 and labels.dtype == torch.int64
+    for place, unit in enumerate((100, 10, 1)):  # each channel is the image of its digit
+        digit = labels // unit % 10
+        assert (x[:, place].numpy() == images[9 - digit.numpy()]).all()
+        assert digit.unique().tolist() == list(range(10)), "a digit is missed by 500 draws for 1e-22 of seeds"
+    again = datasets.stacked_mnist(tmp_path, n=500, seed=1)
+    assert torch.equal(again[0], x) and torch.equal(again[1], labels) and torch.equal(state, torch.get_rng_state())
+    assert not torch.equal(datasets.stacked_mnist(tmp_path, n=500, seed=2)[1], labels)
+    with pytest.raises(ValueError, match="n must be positive, got 0"):
+        datasets.stacked_mnist(tmp_path, n=0)
+
+
 def test_where_the_data_are(tmp_path, monkeypatch):
     monkeypatch.delenv("PYRO_DGM_DATA", raising=False)
     for read in (

@@ -10,7 +10,8 @@ of coins. A wrong file is a ``ValueError`` that names the file, what was expecte
 what                                functions
 ==================================  ============================================================
 known densities of the plane        :mod:`toy`: ``toy.two_moons()``, ..., all in ``toy.ALL``
-images                              :func:`digits` (no file needed), :func:`mnist`, :func:`cifar10`
+images                              :func:`digits` (no file needed), :func:`mnist`,
+                                    :func:`stacked_mnist`, :func:`cifar10`
 tables with published splits        :func:`debd` (binary), :func:`uci`, :func:`rnade`,
                                     :func:`bsds300` (real)
 any file of a format                :func:`read_idx`, :func:`read_images`, :func:`read_table`
@@ -32,6 +33,7 @@ from .idx import mnist, read_idx
 from .images import LabelledImages, cifar10, read_images
 from .levels import binarize, dequantize
 from .rnade import rnade
+from .stacked_mnist import stacked_mnist
 from .uci import Splits, read_table, split, uci
 
 __all__ = [
@@ -49,6 +51,7 @@ __all__ = [
     "read_table",
     "rnade",
     "split",
+    "stacked_mnist",
     "toy",
     "uci",
 ]

@@ -5,8 +5,9 @@
 - With a latent variable: `importance_weighted` and `annealed` likelihoods, with all their errors, `bidirectional`
   bounds on both sides; `latent_units` (active, or collapsed) and the parts of their `divergence`.
 - For codes and known factors: `mig`, `sap` and `dci`, scores of disentanglement.
-- With samples only, or for the sampler of any model: `c2st`, `mmd` and `mmd_test`; `mode_coverage` of known modes and
-  `class_coverage` of classes; `parzen` for old figures, distrusted.
+- With samples only, or for the sampler of any model: `c2st`, `mmd` and `mmd_test`; in the space of features that
+  `embed` takes from any network, `frechet_distance`, `kernel_distance`, and `prdc` for quality and diversity apart;
+  `mode_coverage` of known modes and `class_coverage` of classes; `parzen` for old figures, distrusted.
 - For an amortised posterior, on simulations: `sbc_ranks` and `expected_coverage`, tested by `rank_test`.
 - For the plots and the file format of ArviZ, 0.x or 1.x: `to_arviz`.
 
@@ -19,22 +20,26 @@ from .arviz_export import to_arviz
 from .calibration import Coverage, expected_coverage, rank_test, sbc_ranks
 from .comparison import Comparison, Score, compare
 from .disentanglement import DCI, dci, mig, sap
+from .feature_distance import KernelDistance, frechet_distance, frechet_distance_of_moments, kernel_distance
 from .importance import Evidence, importance_weighted
 from .latent import Divergence, LatentUnits, divergence, latent_units
 from .likelihood import HeldOut, bits_per_dim, held_out, log_likelihood
 from .modes import ModeCoverage, class_coverage, mode_coverage
 from .parzen import Parzen, parzen
+from .prdc import PRDC, prdc
 from .two_sample import C2ST, c2st, mmd, mmd_test
 from .vectors import embed
 
 __all__ = [
     "C2ST",
     "DCI",
+    "PRDC",
     "Comparison",
     "Coverage",
     "Divergence",
     "Evidence",
     "HeldOut",
+    "KernelDistance",
     "LatentUnits",
     "ModeCoverage",
     "Parzen",
@@ -50,8 +55,11 @@ __all__ = [
     "divergence",
     "embed",
     "expected_coverage",
+    "frechet_distance",
+    "frechet_distance_of_moments",
     "held_out",
     "importance_weighted",
+    "kernel_distance",
     "latent_units",
     "log_likelihood",
     "mig",
@@ -59,6 +67,7 @@ __all__ = [
     "mmd_test",
     "mode_coverage",
     "parzen",
+    "prdc",
     "rank_test",
     "sap",
     "sbc_ranks",

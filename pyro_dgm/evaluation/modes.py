@@ -26,7 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .vectors import blocks, pair
+from .vectors import blocks, centred, pair
 
 
 class ModeCoverage(NamedTuple):
@@ -89,7 +89,7 @@ def mode_coverage(samples: Tensor, centres: Tensor, scale: float | Tensor, *, ra
         >>> print(mode_coverage(torch.tensor([[0.1, 0.0], [-0.2, 0.0], [2.5, 0.0], [0.0, 0.0]]), centres, 0.1))
         1 of 2 modes, 75.0% of 4 samples at one, KL from uniform 0.693 nats
     """
-    x, mu = pair(samples, centres, ("samples", "centres"))
+    x, mu = centred(*pair(samples, centres, ("samples", "centres")))
     sigma = torch.as_tensor(scale, dtype=x.dtype, device=x.device)
     if sigma.shape not in ((), mu.shape[:1]) or not bool((sigma > 0).all()) or not radius > 0:
         raise ValueError(

@@ -29,7 +29,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .vectors import blocks, pair
+from .vectors import blocks, centred, pair
 
 
 class Parzen(NamedTuple):
@@ -100,7 +100,7 @@ def parzen(
 
 def _log_densities(samples: Tensor, x: Tensor, bandwidths: Sequence[float], name: str) -> Tensor:
     """Returns log p_h(x_i) in float64, with shape `[bandwidths, n]`, by one pass over the distances."""
-    y, x = pair(samples, x, ("samples", name))
+    y, x = centred(*pair(samples, x, ("samples", name)))
     sums = []
     for rows in blocks(x, len(y)):
         squared = torch.cdist(rows, y).square()

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor
 
 from ..objectives.discrepancy import RBF
-from .vectors import blocks, flat, pair
+from .vectors import blocks, centred, flat, pair
 
 _MAX_WIDTH = 256  # widest classifier, reached at 26 dimensions
 _MEDIAN_POINTS = 1000  # points used for the median heuristic
@@ -169,7 +169,7 @@ def mmd_test(x: Tensor, y: Tensor, permutations: int = 200, seed: int = 0, *, ba
 
 def _pooled(x: Tensor, y: Tensor, bandwidth: float | None) -> tuple[Tensor, Tensor, float]:
     """Pooled samples `[n + m, D]`, centred; labels `[n + m, 1]`, one for x; and the bandwidth."""
-    x, y = pair(x, y, least=2)
+    x, y = centred(*pair(x, y, least=2))
     pool = torch.cat([x, y])
     h = _median_distance(pool) if bandwidth is None else bandwidth
     if not h > 0:

@@ -31,16 +31,20 @@ def flat(x: Tensor, name: str) -> Tensor:
 
 
 def pair(x: Tensor, y: Tensor, names: tuple[str, str] = ("x", "y"), least: int = 1) -> tuple[Tensor, Tensor]:
-    """Two sets of samples of one shape as `[n, D]` and `[m, D]`, moved by the mean of both, which no distance sees."""
+    """Two sets of samples of one event shape, as `[n, D]` and `[m, D]`, at least so many of each."""
     if x.dim() < 1 or x.shape[1:] != y.shape[1:]:
         raise ValueError(
             f"{names[1]}: expected shape (m, *{tuple(x.shape[1:])}) as {names[0]} has, got {tuple(y.shape)}."
         )
     if min(len(x), len(y)) < least:
         raise ValueError(f"{', '.join(names)}: expected at least {least} samples of each, got {len(x)} and {len(y)}.")
-    a, b = flat(x, names[0]), flat(y, names[1])
-    mean = torch.cat([a, b]).mean(0)
-    return a - mean, b - mean
+    return flat(x, names[0]), flat(y, names[1])
+
+
+def centred(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Both moved by their common mean, which no distance sees but its rounding errors."""
+    mean = torch.cat([x, y]).mean(0)
+    return x - mean, y - mean
 
 
 def blocks(x: Tensor, columns: int) -> Iterator[Tensor]:

@@ -8,7 +8,7 @@ loss and one optimizer suffice.
 from .adversarial import Adversarial, AdversarialLoss, LeastSquares, NonSaturating, Wasserstein
 from .annealing import CyclicalAnnealing, LinearWarmup
 from .base import Objective, Player
-from .discrepancy import RBF, InverseMultiquadratic, MaximumMeanDiscrepancy
+from .discrepancy import RBF, InverseMultiquadratic, MaximumMeanDiscrepancy, Polynomial
 from .divergence import Balance, FreeBits
 from .elbo import ELBO
 from .estimators import differentiable_loss
@@ -42,6 +42,7 @@ __all__ = [
     "Objective",
     "OrderAgnostic",
     "Player",
+    "Polynomial",
     "Reconstruction",
     "SemiSupervised",
     "TotalCorrelation",

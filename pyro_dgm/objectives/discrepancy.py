@@ -3,8 +3,8 @@ r"""The maximum mean discrepancy: how far apart the means of two distributions a
 .. math::
     \mathrm{MMD}^2(P, Q) = E\, k(x, x') + E\, k(y, y') - 2 E\, k(x, y), \qquad x, x' \sim P, \; y, y' \sim Q
 
-It is zero if and only if P = Q, for kernels like the two here, and can be estimated without bias from samples alone, no
-density asked for. (Gretton, Borgwardt, Rasch, Schoelkopf and Smola, A Kernel Two-Sample Test, JMLR 13, 2012.)
+It is zero if and only if P = Q, for kernels like the first two here, and can be estimated without bias from samples
+alone, no density asked for. (Gretton, Borgwardt, Rasch, Schoelkopf and Smola, A Kernel Two-Sample Test, JMLR 13, 2012.)
 :class:`MaximumMeanDiscrepancy` brings an autoencoder's latents to the prior by it.
 """
 
@@ -81,6 +81,36 @@ class InverseMultiquadratic:
         return sum(each / (each + squared) for each in c) / len(c)
 
 
+class Polynomial:
+    r"""The polynomial kernel, which compares moments up to its degree; the kernel inception distance has it.
+
+    .. math::
+        k(x, y) = \left(\frac{x^T y}{D} + 1\right)^d
+
+    Zero discrepancy says that the moments agree, not that P = Q. (Binkowski, Sutherland, Arbel and Gretton,
+    Demystifying MMD GANs, 2018, arXiv:1801.01401.)
+
+    Args:
+        degree: The degree d.
+
+    Raises:
+        ValueError: If the degree is less than 1.
+
+    Example:
+        >>> Polynomial()(torch.ones(1, 4), torch.ones(1, 4)).item()
+        8.0
+    """
+
+    def __init__(self, degree: int = 3) -> None:
+        if degree < 1:
+            raise ValueError(f"degree: expected at least 1, got {degree}")
+        self.degree = degree
+
+    def __call__(self, x: Tensor, y: Tensor) -> Tensor:
+        """Returns k, with shape (*, n, m), for x with shape (*, n, D) and y with shape (*, m, D)."""
+        return (x @ y.mT / x.shape[-1] + 1) ** self.degree
+
+
 def squared_mmd(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
     r"""Returns the unbiased estimate of the squared discrepancy, a scalar that can be differentiated.
 
@@ -94,7 +124,7 @@ def squared_mmd(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
     Args:
         x: Samples of P, with shape (n, D), n >= 2.
         y: Samples of Q, with shape (m, D), m >= 2.
-        kernel: Such as :class:`RBF`: symmetric, and constant on the diagonal.
+        kernel: Such as :class:`RBF`; symmetric.
 
     Raises:
         ValueError: If there are fewer than two samples of either.

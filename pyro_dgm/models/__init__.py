@@ -4,15 +4,25 @@ Every model is a module that, called with a context, returns a Pyro distribution
 """
 
 from .approximate import (
+    DBM,
+    DBN,
     MIWAE,
+    RBM,
     VAE,
     VQVAE,
+    AdversarialAutoencoder,
+    AdversarialVariationalBayes,
     Autoencoder,
     BetaTCVAE,
     BetaVAE,
+    BoltzmannMachine,
+    ConditionalRBM,
     ConditionalVAE,
+    ConvolutionalRBM,
     DeepMarkovModel,
     Dequantized,
+    EnergyBasedModel,
+    EnergyModel,
     FactorVAE,
     HierarchicalVAE,
     InfoVAE,
@@ -22,7 +32,7 @@ from .approximate import (
     VampPrior,
 )
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
-from .implicit import GAN
+from .implicit import ACGAN, DCGAN, GAN, SNGAN, VAEGAN, WGANGP, BiGAN, InfoGAN
 from .mixture import Mixture
 from .parametric import DiagonalNormal, Factorized, GaussianMixture, IndependentBernoulli, StandardNormal
 from .tractable.autoregressive import (
@@ -57,7 +67,11 @@ from .tractable.flows import (
 )
 
 __all__ = [
+    "ACGAN",
     "BNAF",
+    "DBM",
+    "DBN",
+    "DCGAN",
     "FFJORD",
     "FVBN",
     "GAN",
@@ -70,21 +84,33 @@ __all__ = [
     "NCSF",
     "NICE",
     "NSF",
+    "RBM",
     "RNADE",
+    "SNGAN",
     "SOSPF",
     "VAE",
+    "VAEGAN",
     "VQVAE",
+    "WGANGP",
+    "AdversarialAutoencoder",
+    "AdversarialVariationalBayes",
     "ApproximateModel",
     "Autoencoder",
     "Autoregressive",
     "BetaTCVAE",
     "BetaVAE",
+    "BiGAN",
+    "BoltzmannMachine",
     "CausalTransformer",
+    "ConditionalRBM",
     "ConditionalVAE",
     "ConvNADE",
+    "ConvolutionalRBM",
     "DeepMarkovModel",
     "Dequantized",
     "DiagonalNormal",
+    "EnergyBasedModel",
+    "EnergyModel",
     "EoNADE",
     "FactorVAE",
     "Factorized",
@@ -96,6 +122,7 @@ __all__ = [
     "HierarchicalVAE",
     "ImplicitModel",
     "IndependentBernoulli",
+    "InfoGAN",
     "InfoVAE",
     "LadderVAE",
     "Mixture",

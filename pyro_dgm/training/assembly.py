@@ -7,6 +7,7 @@ A model becomes a loss (:func:`bind`), the loss a game of players that own param
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -66,22 +67,28 @@ def device_of(module: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def is_initialized(model: GenerativeModel) -> bool:
-    """Whether what depends on data has been fitted already."""
-    return all(bool(flag) for name, flag in model.named_buffers() if name.endswith("initialized"))
+def initialize(model: GenerativeModel, batch: Batch) -> None:
+    """Fits what depends on data, once: parts that the model leaves as they are count as fitted too."""
+    flags = [flag for name, flag in model.named_buffers() if name.endswith("initialized")]
+    if not all(flags):
+        model.initialize(*batch)
+        for flag in flags:
+            flag.fill_(True)
 
 
 def make_game(module: nn.Module, batch: Batch, optimizer: Any, held: Source | None) -> Game:
     """Returns the game that is to be trained, its players checked against the settings."""
     owners: list[nn.Module] = []
     stored: dict[str, nn.Parameter] = {}
-    if isinstance(module, BoundObjective) and isinstance(module.model, GenerativeModel):
-        players = module.players
-    else:
+    players = module.players if isinstance(module, BoundObjective) else []
+    if not (isinstance(module, BoundObjective) and isinstance(module.model, GenerativeModel)):
         owners = [o for part in ("model", "guide") if isinstance(o := _owner(module, part), nn.Module)]
         stored, registered = _first_call(module, batch, [module, *owners])
-        parameters = (*unique_parameters([module, *owners]), *stored.values())
-        players, owners = [Player("loss", parameters, module)], [*owners, *registered]
+        if len(players) < 2:
+            players = [Player("loss", (*unique_parameters([module, *owners]), *stored.values()), module)]
+        else:
+            players[-1] = replace(players[-1], parameters=(*players[-1].parameters, *stored.values()))
+        owners = [*owners, *registered]
     names = [player.name for player in players]
     if any(getattr(part, "sparse", False) is True for part in (*module.modules(), *owners)):
         raise ValueError("model: expected gradients that are not sparse, got an embedding with sparse=True")
@@ -93,6 +100,11 @@ def make_game(module: nn.Module, batch: Batch, optimizer: Any, held: Source | No
         raise ValueError(
             "validation: the losses of an adversarial game do not measure progress; expected None, and a callback "
             "that compares samples with held-out data (evaluation.c2st) instead"
+        )
+    if held is not None and isinstance(module, BoundObjective) and not module.objective.measures:
+        raise ValueError(
+            f"validation: the value of {type(module.objective).__name__} does not measure progress; expected None, and "
+            "a callback, which may estimate log Z (model.estimate_log_partition) and score held-out data"
         )
     return Game(module, players, stored, owners)
 

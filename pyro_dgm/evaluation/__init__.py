@@ -5,8 +5,8 @@
 - With a latent variable: `importance_weighted` and `annealed` likelihoods, with all their errors, `bidirectional`
   bounds on both sides; `latent_units` (active, or collapsed) and the parts of their `divergence`.
 - For codes and known factors: `mig`, `sap` and `dci`, scores of disentanglement.
-- With samples only, or for the sampler of any model: `c2st`, `mmd` and `mmd_test`; in a space of features that `embed`
-  takes from any network, `frechet_distance`, `kernel_distance`, and `prdc` for quality and diversity apart;
+- With samples only, or for the sampler of any model: `c2st`, `mmd` and `mmd_test`; in the space of features that
+  `embed` takes from any network, `frechet_distance`, `kernel_distance`, and `prdc` for quality and diversity apart;
   `mode_coverage` of known modes and `class_coverage` of classes; `parzen` for old figures, distrusted.
 - For an amortised posterior, on simulations: `sbc_ranks` and `expected_coverage`, tested by `rank_test`.
 - For the plots and the file format of ArviZ, 0.x or 1.x: `to_arviz`.

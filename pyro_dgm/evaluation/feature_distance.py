@@ -1,7 +1,7 @@
 r"""Distances of two sets of samples in the space of a feature network: Fréchet and kernel "inception" distances.
 
-With features of data x_i and of samples y_j (`embed(network, ...)`), means :math:`\mu`, covariances :math:`\Sigma` and
-a kernel k,
+With features of data x_i and of samples y_j (`embed(network, ...)`), means :math:`\mu`, covariances :math:`\Sigma`
+and a kernel k,
 
 .. math::
     \mathrm{FID} &= |\mu_x - \mu_y|^2 + \mathrm{tr}\bigl(\Sigma_x + \Sigma_y - 2 (\Sigma_x \Sigma_y)^{1/2}\bigr) \\

@@ -82,7 +82,7 @@ class InverseMultiquadratic:
 
 
 class Polynomial:
-    r"""The polynomial kernel, which compares moments up to its degree: its discrepancy is the kernel distance (KID).
+    r"""The polynomial kernel, which compares moments up to its degree; the kernel inception distance has it.
 
     .. math::
         k(x, y) = \left(\frac{x^T y}{D} + 1\right)^d

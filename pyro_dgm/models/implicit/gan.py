@@ -11,6 +11,7 @@ Conditional Generative Adversarial Nets, 2014, arXiv:1411.1784.)
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from pyro import distributions as dist
@@ -21,6 +22,9 @@ from ...distributions import Pushforward
 from ...nn import MLP, at_least_float32, leave_autocast
 from ...transforms import Support
 from ..base import ImplicitModel
+
+if TYPE_CHECKING:
+    from ...objectives import Objective
 
 
 class GAN(ImplicitModel):
@@ -78,6 +82,12 @@ class GAN(ImplicitModel):
         """Returns the critic's score D(x, c), with shape (*), for x with shape (*, *event_shape)."""
         score = at_least_float32(self.critic(x) if context is None else self.critic(x, context))
         return score.squeeze(-1) if score.dim() > x.dim() - len(self.event_shape) else score
+
+    def objective(self) -> "Objective":
+        """Returns the adversarial game."""
+        from ...objectives import Adversarial
+
+        return Adversarial()
 
 
 class _DefaultGenerator(nn.Module):

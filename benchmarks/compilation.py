@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from examples.hierarchical_regression import model as regression
 from examples.hierarchical_regression import simulate
 from pyro_dgm.models import GAN, MAF, NSF
-from pyro_dgm.objectives import Adversarial, Wasserstein
+from pyro_dgm.objectives import Adversarial, GradientPenalty, Wasserstein
 from pyro_dgm.training import compilation
 from pyro_dgm.training.graph import capture
 from pyro_dgm.training.tracing import loss_and_gradients
@@ -51,7 +51,7 @@ def of_program(model: Callable, guide: Callable, x: Tensor) -> Case:
 
 def critic(x: Tensor) -> Case:
     """The critic of a Wasserstein game with gradient penalty."""
-    bound = Adversarial(Wasserstein(), gradient_penalty=10.0)(GAN(x.shape[1]))
+    bound = Adversarial(Wasserstein(), GradientPenalty(10.0))(GAN(x.shape[1]))
     player = bound.players[0]
     return player.loss, list(player.parameters), bound, x
 

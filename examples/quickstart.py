@@ -22,7 +22,7 @@ from pyro_dgm import fit, plots
 from pyro_dgm.datasets import dequantize, digits, mnist
 from pyro_dgm.evaluation import c2st, held_out
 from pyro_dgm.models import GAN, NSF, VAE, DiagonalNormal, StandardNormal
-from pyro_dgm.objectives import Adversarial, Wasserstein
+from pyro_dgm.objectives import Adversarial, GradientPenalty, Wasserstein
 from pyro_dgm.training import one_cycle
 
 
@@ -43,7 +43,7 @@ def make(d: int, held: torch.Tensor) -> dict[str, tuple]:
     likelihood, posterior = DiagonalNormal(d, context=10, **wide), DiagonalNormal(10, context=d, **wide)
     vae = VAE(StandardNormal(10), likelihood, posterior, num_particles=50)
     gan = GAN(d, latent_features=16, hidden_features=(256, 256), support=cube)
-    game = Adversarial(Wasserstein(), gradient_penalty=10.0, critic_steps=3)
+    game = Adversarial(Wasserstein(), GradientPenalty(10.0), critic_steps=3)
     adam, common = partial(AdamW, fused=True), {"schedule": one_cycle, "validation": held, "batch_size": 256}
     return {
         "flow": (flow, {**common, "max_epochs": 15, "optimizer": partial(adam, lr=1e-3, weight_decay=0.5)}),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from pyro_dgm import fit
-from pyro_dgm.objectives import ELBO, Adversarial, NegativeLogLikelihood, Reconstruction
+from pyro_dgm.objectives import ELBO, Adversarial, GradientPenalty, NegativeLogLikelihood, Reconstruction
 
 from .test_models import build, each
 from .zoo import MODELS
@@ -25,7 +25,7 @@ def exercise(model, x, c, density):
     out = [p.sample((2,)), p.expand((2, *p.batch_shape)).sample()]
     if density == "implicit":
         objective = (
-            Adversarial(gradient_penalty=1.0)
+            Adversarial(penalty=GradientPenalty(1.0))
             if hasattr(model, "critic")
             else Reconstruction(contraction=1.0, code_weight=1.0)
         )

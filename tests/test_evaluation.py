@@ -238,12 +238,12 @@ def test_mmd_is_its_definition(rng):
 
 
 def test_mmd_in_blocks(rng, monkeypatch):
-    from pyro_dgm.evaluation import two_sample
+    from pyro_dgm.evaluation import vectors
 
     x, y = torch.randn(40, 2, generator=rng), torch.randn(31, 2, generator=rng)
     whole = mmd(x, y)
     p = mmd_test(x, y)
-    monkeypatch.setattr(two_sample, "_BLOCK_ENTRIES", 300)  # four rows at a time
+    monkeypatch.setattr(vectors, "_BLOCK_ENTRIES", 300)  # four rows at a time
     assert mmd(x, y).item() == pytest.approx(whole.item(), abs=1e-12)
     assert mmd_test(x, y) == p
 

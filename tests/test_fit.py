@@ -27,7 +27,7 @@ from pyro_dgm.models import (
     RealNVP,
     StandardNormal,
 )
-from pyro_dgm.objectives import Adversarial, LeastSquares, NegativeLogLikelihood
+from pyro_dgm.objectives import Adversarial, GradientPenalty, LeastSquares, NegativeLogLikelihood
 from pyro_dgm.training import NonFiniteError, one_cycle
 from pyro_dgm.training.loop import Loop
 from pyro_dgm.training.moves import Game
@@ -178,7 +178,7 @@ def test_gan_with_networks_of_the_users_own():
     generator = nn.Sequential(nn.Linear(4, 8 * 2 * 2), nn.Unflatten(1, (8, 2, 2)), nn.ConvTranspose2d(8, 1, 4, 2, 1))
     critic = nn.Sequential(nn.Conv2d(1, 4, 4, 2, 1), nn.LeakyReLU(), nn.Flatten(), nn.Linear(16, 1))
     gan = GAN((1, 4, 4), 4, generator=generator, critic=critic)
-    history = quiet(gan, torch.randn(64, 1, 4, 4), max_epochs=2, objective=Adversarial(gradient_penalty=1.0))
+    history = quiet(gan, torch.randn(64, 1, 4, 4), max_epochs=2, objective=Adversarial(penalty=GradientPenalty(1.0)))
     assert gan().sample((3,)).shape == (3, 1, 4, 4) and len(history) == 2
 
 

@@ -15,13 +15,13 @@ from pyro_dgm.models import GAN, VAE, DiagonalNormal, IndependentBernoulli, Real
 from pyro_dgm.objectives import (
     ELBO,
     Adversarial,
+    GradientPenalty,
     LeastSquares,
     LinearWarmup,
     NegativeLogLikelihood,
     NonSaturating,
     Wasserstein,
 )
-from pyro_dgm.objectives.adversarial import gradient_penalty
 
 from .zoo import EXACT, perturb
 
@@ -142,7 +142,7 @@ def test_games_are_their_formulas():
 def test_gradient_penalty_of_a_linear_critic_is_known():
     weight = torch.randn(3, 4, dtype=torch.float64)
     real, fake = torch.randn(2, 6, 3, 4, dtype=torch.float64)
-    penalty = gradient_penalty(lambda u: (u * weight).sum((-1, -2)), real, fake, 2)
+    penalty = GradientPenalty(1.0)(lambda u: (u * weight).sum((-1, -2)), real, fake, 2)
     torch.testing.assert_close(penalty, (weight.norm() - 1) ** 2)
 
 
@@ -150,7 +150,7 @@ def test_gradient_penalty_of_a_linear_critic_is_known():
 def test_gradient_penalty_reaches_the_critic_as_finite_differences_say(event_shape):
     gan = perturb(GAN(event_shape, 2, hidden_features=(5,))).double()
     gan.critic.network.activation = nn.Tanh()
-    objective = Adversarial(Wasserstein(), gradient_penalty=10.0)
+    objective = Adversarial(Wasserstein(), GradientPenalty(10.0))
     x = torch.randn(8, *event_shape, dtype=torch.float64)
 
     def loss():
@@ -174,7 +174,7 @@ def test_gradient_penalty_has_a_finite_gradient_where_the_critic_is_flat():
     critic = nn.Linear(3, 1)
     nn.init.zeros_(critic.weight)
     x = torch.randn(4, 3)
-    gradient_penalty(lambda u: critic(u).squeeze(-1), x, x + 1, 1).backward()
+    GradientPenalty(1.0)(lambda u: critic(u).squeeze(-1), x, x + 1, 1).backward()
     assert critic.weight.grad.isfinite().all()
 
 

@@ -27,15 +27,16 @@ from pyro_dgm.nn import (
     leave_autocast,
     without_autocast,
 )
+from pyro_dgm.nn.dcgan import DCGANCritic, DCGANGenerator
 from pyro_dgm.nn.nade import NADENetwork
 from pyro_dgm.nn.orderless import Orderless, OrderlessMLP
 from pyro_dgm.nn.pixel_cnn import RasterNetwork
 from pyro_dgm.nn.pixel_cnn_plus_plus import PixelCNNPlusPlusNetwork
 from pyro_dgm.nn.pixel_rnn import PixelRNNNetwork
 from pyro_dgm.nn.recurrent import BackwardGRU, Combiner, GatedTransition
+from pyro_dgm.nn.residual import ResidualCritic, ResidualGenerator
 from pyro_dgm.nn.transformer import TransformerNetwork
-from pyro_dgm.objectives import ELBO, Adversarial, NegativeLogLikelihood, Reconstruction, Wasserstein
-from pyro_dgm.objectives.adversarial import gradient_penalty
+from pyro_dgm.objectives import ELBO, Adversarial, GradientPenalty, NegativeLogLikelihood, Reconstruction, Wasserstein
 from pyro_dgm.transforms import Coupling, MaskedAutoregressive
 
 from .test_models import build, each
@@ -45,7 +46,8 @@ from .zoo import MODELS, SCORED, C, perturb
 
 NETWORKS = (
     ConvDecoder, ConvEncoder, ConvNet, GatedMLP, MLP, MaskedMLP, Orderless, RasterNetwork, PixelCNNPlusPlusNetwork,
-    PixelRNNNetwork, TransformerNetwork, BackwardGRU, Combiner, GatedTransition,
+    PixelRNNNetwork, TransformerNetwork, BackwardGRU, Combiner, GatedTransition, DCGANGenerator, DCGANCritic,
+    ResidualGenerator, ResidualCritic,
 )  # fmt: skip
 every_low = pytest.mark.parametrize("low", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 
@@ -228,7 +230,7 @@ def test_gradient_penalty_is_that_of_float32(context, low):
     def penalty_and_gradients(context_manager):
         torch.manual_seed(1)
         with context_manager:
-            penalty = gradient_penalty(lambda u: gan.score(u, c), x, fake, 2)
+            penalty = GradientPenalty(1.0)(lambda u: gan.score(u, c), x, fake, 2)
         return penalty.detach(), *torch.autograd.grad(penalty, parameters)
 
     exact = penalty_and_gradients(nullcontext())
@@ -238,7 +240,7 @@ def test_gradient_penalty_is_that_of_float32(context, low):
 
 def test_penalised_game_under_autocast_trains_the_critic():
     gan = GAN(3, 2, 0, (8,))
-    loss = Adversarial(Wasserstein(), gradient_penalty=10.0)
+    loss = Adversarial(Wasserstein(), GradientPenalty(10.0))
     x = torch.randn(6, 3)
 
     def value_and_gradient(context_manager):

@@ -361,6 +361,11 @@ MODELS: dict[str, ModelRow] = {
         storable=False,
     ),
     "GAN": ModelRow(lambda c: m.GAN((1, D), 2, c, (8,)), "implicit"),
+    "DCGAN": ModelRow(lambda c: m.DCGAN((1, 5, 6), 2, c, 2), "implicit"),
+    "ACGAN": ModelRow(lambda c: m.ACGAN(D, 2, c, (8,)), "implicit", "always"),
+    "InfoGAN": ModelRow(lambda c: m.InfoGAN(D, 2, (3,), 1, (8,)), "implicit", False),
+    "WGANGP": ModelRow(lambda c: m.WGANGP((1, 5, 6), 2, c, 2), "implicit"),
+    "SNGAN": ModelRow(lambda c: m.SNGAN((1, 9, 5), 2, c, 2, attention=5), "implicit"),
     "GAN-interval": ModelRow(lambda c: m.GAN(D, 2, c, (8,), support=constraints.unit_interval), "implicit"),
 }
 

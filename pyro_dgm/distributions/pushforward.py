@@ -77,7 +77,7 @@ class Pushforward(dist.TorchDistribution):
         """
         if not self._has_rsample:
             raise NotImplementedError("rsample: the generator or its prior is not reparameterised; use sample")
-        return self.generator(self.prior.rsample(torch.Size(sample_shape)))
+        return self.generator(self.prior(torch.Size(sample_shape)))  # discrete noise has no gradient of its own
 
     def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
         """Draws samples, with shape ``sample_shape + batch_shape + event_shape``."""

@@ -5,7 +5,8 @@
 - With a latent variable: `importance_weighted` and `annealed` likelihoods, with all their errors, `bidirectional`
   bounds on both sides; `latent_units` (active, or collapsed) and the parts of their `divergence`.
 - For codes and known factors: `mig`, `sap` and `dci`, scores of disentanglement.
-- With samples only, or for the sampler of any model: `c2st`, `mmd` and `mmd_test`.
+- With samples only, or for the sampler of any model: `c2st`, `mmd` and `mmd_test`; `mode_coverage` of known modes and
+  `class_coverage` of classes; `parzen` for old figures, distrusted.
 - For an amortised posterior, on simulations: `sbc_ranks` and `expected_coverage`, tested by `rank_test`.
 - For the plots and the file format of ArviZ, 0.x or 1.x: `to_arviz`.
 
@@ -21,7 +22,10 @@ from .disentanglement import DCI, dci, mig, sap
 from .importance import Evidence, importance_weighted
 from .latent import Divergence, LatentUnits, divergence, latent_units
 from .likelihood import HeldOut, bits_per_dim, held_out, log_likelihood
+from .modes import ModeCoverage, class_coverage, mode_coverage
+from .parzen import Parzen, parzen
 from .two_sample import C2ST, c2st, mmd, mmd_test
+from .vectors import embed
 
 __all__ = [
     "C2ST",
@@ -32,15 +36,19 @@ __all__ = [
     "Evidence",
     "HeldOut",
     "LatentUnits",
+    "ModeCoverage",
+    "Parzen",
     "Sandwich",
     "Score",
     "annealed",
     "bidirectional",
     "bits_per_dim",
     "c2st",
+    "class_coverage",
     "compare",
     "dci",
     "divergence",
+    "embed",
     "expected_coverage",
     "held_out",
     "importance_weighted",
@@ -49,6 +57,8 @@ __all__ = [
     "mig",
     "mmd",
     "mmd_test",
+    "mode_coverage",
+    "parzen",
     "rank_test",
     "sap",
     "sbc_ranks",

@@ -15,7 +15,8 @@ Two answers are offered, which fail differently:
            It is quick and has an exact permutation test, but sees only differences on the scale h, and
            little in high dimensions, where all distances are alike.
 
-Samples are flattened to vectors first; for images pass features of a pretrained network, not pixels.
+Samples are flattened to vectors first; for images pass features of a network
+(`embed`), not pixels.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ import torch
 from torch import Tensor
 
 from ..objectives.discrepancy import RBF
+from .vectors import blocks, flat, pair
 
-_BLOCK_ENTRIES = 2**22  # kernel values held at once: 32 MiB in float64
 _MAX_WIDTH = 256  # widest classifier, reached at 26 dimensions
 _MEDIAN_POINTS = 1000  # points used for the median heuristic
 
@@ -86,7 +87,7 @@ def c2st(x: Tensor, y: Tensor, folds: int = 5, seed: int = 0) -> C2ST:
         )
     if not 2 <= folds <= len(x):
         raise ValueError(f"folds: expected 2 to n = {len(x)}, got {folds}.")
-    x, y = _flat(x, "x"), _flat(y, "y")
+    x, y = flat(x, "x"), flat(y, "y")
     mean, sd = x.mean(0), x.std(0)
     sd = torch.where(sd > 0, sd, torch.ones_like(sd))
     pool = ((torch.cat([x, y]) - mean) / sd).cpu().numpy()
@@ -166,23 +167,10 @@ def mmd_test(x: Tensor, y: Tensor, permutations: int = 200, seed: int = 0, *, ba
     return (1 + t[1:].ge(t[0] - ties).sum().item()) / (permutations + 1)
 
 
-def _flat(x: Tensor, name: str) -> Tensor:
-    """Samples as `[n, D]` in float64; refuses NaN and infinity, which every test would misread."""
-    flat = x.detach().reshape(len(x), -1).double()
-    bad = int((~flat.isfinite().all(1)).sum())
-    if bad:
-        raise ValueError(f"{name}: expected finite samples, got NaN or infinity in {bad} of {len(x)}.")
-    return flat
-
-
 def _pooled(x: Tensor, y: Tensor, bandwidth: float | None) -> tuple[Tensor, Tensor, float]:
     """Pooled samples `[n + m, D]`, centred; labels `[n + m, 1]`, one for x; and the bandwidth."""
-    if x.shape[1:] != y.shape[1:]:
-        raise ValueError(f"y: expected shape (m, *{tuple(x.shape[1:])}) as x has, got {tuple(y.shape)}.")
-    if min(len(x), len(y)) < 2:
-        raise ValueError(f"x, y: expected at least 2 samples of each, got {len(x)} and {len(y)}.")
-    pool = torch.cat([_flat(x, "x"), _flat(y, "y")])
-    pool = pool - pool.mean(0)
+    x, y = pair(x, y, least=2)
+    pool = torch.cat([x, y])
     h = _median_distance(pool) if bandwidth is None else bandwidth
     if not h > 0:
         raise ValueError(
@@ -207,8 +195,7 @@ def _mmd_of_labels(pool: Tensor, labels: Tensor, h: float) -> Tensor:
     m = len(pool) - n
     columns = torch.cat([labels, torch.ones_like(labels[:, :1])], dim=1)
     xx, x_all, total = 0.0, 0.0, 0.0
-    rows = max(1, _BLOCK_ENTRIES // len(pool))
-    for points, marks in zip(pool.split(rows), labels.split(rows), strict=True):
+    for points, marks in zip(blocks(pool, len(pool)), blocks(labels, len(pool)), strict=True):
         sums = RBF(h)(points, pool) @ columns
         xx = xx + (marks * sums[:, :-1]).sum(0)
         x_all = x_all + marks.T @ sums[:, -1]

@@ -22,7 +22,7 @@ from .approximate import (
     VampPrior,
 )
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
-from .implicit import GAN
+from .implicit import ACGAN, DCGAN, GAN, SNGAN, WGANGP, InfoGAN
 from .mixture import Mixture
 from .parametric import DiagonalNormal, Factorized, GaussianMixture, IndependentBernoulli, StandardNormal
 from .tractable.autoregressive import (
@@ -57,7 +57,9 @@ from .tractable.flows import (
 )
 
 __all__ = [
+    "ACGAN",
     "BNAF",
+    "DCGAN",
     "FFJORD",
     "FVBN",
     "GAN",
@@ -71,9 +73,11 @@ __all__ = [
     "NICE",
     "NSF",
     "RNADE",
+    "SNGAN",
     "SOSPF",
     "VAE",
     "VQVAE",
+    "WGANGP",
     "ApproximateModel",
     "Autoencoder",
     "Autoregressive",
@@ -96,6 +100,7 @@ __all__ = [
     "HierarchicalVAE",
     "ImplicitModel",
     "IndependentBernoulli",
+    "InfoGAN",
     "InfoVAE",
     "LadderVAE",
     "Mixture",

@@ -8,9 +8,14 @@ addition, and nothing is concatenated or copied. The networks of autoencoders (:
 :class:`ConvDecoder`, :class:`GatedMLP`) read one vector instead, in which a model has joined the two.
 """
 
+from .attention import SelfAttention
+from .augmentation import DiffAugment
 from .autoencoding import ConvDecoder, ConvEncoder
+from .batch_norm import BatchNorm, mixes_data
 from .convolution import ConvNet
 from .corruption import GaussianNoise, MaskingNoise, SaltAndPepper
+from .critics import Packed, ReconstructionScore
+from .dcgan import DCGANCritic, DCGANGenerator
 from .field import AutogradField, MLPField
 from .jacobian import squared_jacobian_norm
 from .masked import MaskedLinear, MaskedMLP
@@ -19,15 +24,21 @@ from .ode import StiffnessError
 from .penalty import add_penalty, penalties, penalties_wanted
 from .precision import at_least_float32, leave_autocast, without_autocast
 from .quantizer import VectorQuantizer
+from .residual import ResidualCritic, ResidualGenerator
+from .spectral import SpectralNorm, spectrally_normalized
 from .walk import Conditioner, NaiveWalk, Walk
 
 __all__ = [
     "MLP",
     "AutogradField",
+    "BatchNorm",
     "Conditioner",
     "ConvDecoder",
     "ConvEncoder",
     "ConvNet",
+    "DCGANCritic",
+    "DCGANGenerator",
+    "DiffAugment",
     "GatedMLP",
     "GaussianNoise",
     "MLPField",
@@ -35,16 +46,24 @@ __all__ = [
     "MaskedMLP",
     "MaskingNoise",
     "NaiveWalk",
+    "Packed",
     "Parameters",
+    "ReconstructionScore",
+    "ResidualCritic",
+    "ResidualGenerator",
     "SaltAndPepper",
+    "SelfAttention",
+    "SpectralNorm",
     "StiffnessError",
     "VectorQuantizer",
     "Walk",
     "add_penalty",
     "at_least_float32",
     "leave_autocast",
+    "mixes_data",
     "penalties",
     "penalties_wanted",
+    "spectrally_normalized",
     "squared_jacobian_norm",
     "without_autocast",
     "zero_",

@@ -21,10 +21,9 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from .._config import Configured
-from .convolution import Residual, over_images
+from .convolution import Residual, doubled, halved, over_images
 from .mlp import in_place
 
 
@@ -152,8 +151,7 @@ class _Double(nn.Module):
         self.size = size
 
     def forward(self, h: Tensor) -> Tensor:
-        height, width = self.size
-        return F.interpolate(h, scale_factor=2.0)[..., :height, :width]
+        return doubled(h, self.size)
 
 
 def _activated(channels: int, activation: type[nn.Module], groups: int) -> list[nn.Module]:
@@ -163,14 +161,8 @@ def _activated(channels: int, activation: type[nn.Module], groups: int) -> list[
 
 def _sizes(image_shape: torch.Size, channels: Sequence[int], groups: int) -> list[tuple[int, int]]:
     """Returns height and width before and after every halving, the channels being those after it."""
-    if len(image_shape) != 3:
-        raise ValueError(f"image_shape: expected (channels, height, width), got {tuple(image_shape)}")
-    if not channels:
-        raise ValueError("channels: expected at least one level, got none; GatedMLP and MLP are without")
-    sizes = [(image_shape[1], image_shape[2])]
-    for m in channels:
-        height, width = (-(-n // 2) for n in sizes[-1])
-        sizes.append((height, width))
+    sizes = halved(image_shape, len(channels))
+    for m, (height, width) in zip(channels, sizes[1:], strict=True):
         if groups and m * height * width <= groups:
             raise ValueError(
                 f"groups: expected fewer than {m * height * width}, since a level is {m} x {height} x {width}, "

@@ -16,6 +16,7 @@ memory format ``channels_last``, in which convolutions need no reordering.
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .mlp import in_place, zero_
 
@@ -110,3 +111,29 @@ def over_images(f: nn.Module, x: Tensor) -> Tensor:
         x = x.reshape(batch_shape.numel(), *x.shape[-3:])
     y = f(x.contiguous(memory_format=torch.channels_last))
     return y if len(batch_shape) == 1 else y.reshape(*batch_shape, *y.shape[1:])
+
+
+def halved(image_shape: torch.Size, levels: int) -> list[tuple[int, int]]:
+    """Returns height and width before and after each of so many halvings; an odd size is halved upwards.
+
+    Args:
+        image_shape: Shape (C, H, W) of an image.
+        levels: Number of halvings.
+
+    Raises:
+        ValueError: If it is no shape of an image, or there is no level.
+    """
+    if len(image_shape) != 3:
+        raise ValueError(f"image_shape: expected (channels, height, width), got {tuple(image_shape)}")
+    if levels < 1:
+        raise ValueError("channels: expected at least one level, got none; GatedMLP and MLP are without")
+    sizes = [(image_shape[1], image_shape[2])]
+    for _ in range(levels):
+        height, width = sizes[-1]
+        sizes.append((-(-height // 2), -(-width // 2)))
+    return sizes
+
+
+def doubled(h: Tensor, size: tuple[int, int]) -> Tensor:
+    """Repeats every row and column of images, the last perhaps once only, so that they have this height and width."""
+    return F.interpolate(h, scale_factor=2.0)[..., : size[0], : size[1]]

@@ -1,159 +1,137 @@
-r"""Adversarial games between a generator G and a critic D.
+r"""Adversarial learning: a generator G and a critic D, which move in turn.
 
-With scores :math:`r = D(x)` of data and :math:`f = D(G(z))` of samples,
+.. math::
+    x \sim p, \quad z \sim p(z); \qquad r = D(T(x)), \quad f = D(T(G(z))) \\
+    L_D = \ell_D(r, f) + \textstyle\sum_k \lambda_k P_k(D), \qquad L_G = \ell_G(f, r)
 
-================ ======================================= ============================
-game             critic minimises                        generator minimises
-================ ======================================= ============================
-non-saturating   softplus(-r) + softplus(f)              softplus(-f)
-least squares    ((r - 1)^2 + f^2) / 2                   (f - 1)^2 / 2
-Wasserstein      f - r, with a gradient penalty          -f
-================ ======================================= ============================
-
-The gradient penalty is :math:`\lambda (\|\nabla_u D(u)\|_2 - 1)^2` at points :math:`u` on the segments between data
-and samples, the norm over the whole event of each datum.
+The losses l are a *game* (:mod:`pyro_dgm.objectives.games`, :mod:`pyro_dgm.objectives.f_divergence`), the P *penalties*
+on the critic's slope (:mod:`pyro_dgm.objectives.critic_penalties`), T an *augmentation* that both see
+(:class:`pyro_dgm.nn.DiffAugment`); any goes with any other. What belongs to the networks is theirs: spectral
+normalisation (:func:`pyro_dgm.nn.spectrally_normalized`), packs of data for the critic (:class:`pyro_dgm.nn.Packed`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
+import pyro
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from pyro import poutine
+from torch import Tensor, nn
 
 from ..models.base import ImplicitModel
-from ..nn import at_least_float32, leave_autocast, without_autocast
+from ..nn import at_least_float32, leave_autocast
 from .base import Objective, Player, unique_parameters
+from .critic_penalties import CriticPenalty
+from .games import AdversarialLoss, NonSaturating
+
+Augmentation = Callable[[Tensor], Tensor]
 
 
-class AdversarialLoss:
-    """What the two players minimise, given scores; subclasses are the games of the table above."""
+class Contest(Protocol):
+    """What a game needs of a model: an :class:`~pyro_dgm.models.ImplicitModel` with ``score``, or a program's."""
 
-    def critic(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Returns the critic's loss, a scalar."""
-        raise NotImplementedError
+    generator: Any
+    critic: nn.Module
 
-    def generator(self, fake: Tensor) -> Tensor:
-        """Returns the generator's loss, a scalar."""
-        raise NotImplementedError
-
-
-class NonSaturating(AdversarialLoss):
-    """The non-saturating game (Goodfellow et al., Generative Adversarial Nets, 2014, arXiv:1406.2661)."""
-
-    def critic(self, real: Tensor, fake: Tensor) -> Tensor:
-        """The cross-entropy of telling data from samples, in nats per pair."""
-        return F.softplus(-real).mean() + F.softplus(fake).mean()
-
-    def generator(self, fake: Tensor) -> Tensor:
-        """The cross-entropy of passing for data."""
-        return F.softplus(-fake).mean()
-
-
-class LeastSquares(AdversarialLoss):
-    """The least-squares game (Mao, Li, Xie, Lau, Wang and Smolley, LSGAN, 2016, arXiv:1611.04076)."""
-
-    def critic(self, real: Tensor, fake: Tensor) -> Tensor:
-        """Scores should be 1 for data and 0 for samples."""
-        return 0.5 * ((real - 1).square().mean() + fake.square().mean())
-
-    def generator(self, fake: Tensor) -> Tensor:
-        """Scores of samples should be 1."""
-        return 0.5 * (fake - 1).square().mean()
-
-
-class Wasserstein(AdversarialLoss):
-    """The Wasserstein game (Arjovsky, Chintala and Bottou, Wasserstein GAN, 2017, arXiv:1701.07875)."""
-
-    def critic(self, real: Tensor, fake: Tensor) -> Tensor:
-        """The negative dual estimate of the distance."""
-        return fake.mean() - real.mean()
-
-    def generator(self, fake: Tensor) -> Tensor:
-        """The generator raises the scores of its samples."""
-        return -fake.mean()
-
-
-def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor, event_dim: int) -> Tensor:
-    r"""Returns the mean of :math:`(\|\nabla_u D(u)\| - 1)^2` at random points between data and samples.
-
-    Gulrajani, Ahmed, Arjovsky, Dumoulin and Courville, Improved Training of Wasserstein GANs, 2017,
-    arXiv:1704.00028. It is computed in float32 at least, the critic within it too (near norm 1, where training holds
-    it, a bfloat16 critic puts the penalty's gradient wrong by a tenth), and can be differentiated.
-
-    Args:
-        critic: Maps (*, *event) to scores (*).
-        real: Data, with shape batch + event.
-        fake: Samples, with the same shape.
-        event_dim: Number of event dimensions.
-    """
-    real, fake = leave_autocast(real), leave_autocast(fake)
-    t = torch.rand(real.shape[: real.dim() - event_dim], dtype=real.dtype, device=real.device)
-    t = t[(...,) + (None,) * event_dim]
-    with torch.enable_grad(), without_autocast(real):
-        u = (t * real + (1 - t) * fake).detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(critic(u).sum(), u, create_graph=True)
-    gradient = at_least_float32(gradient.flatten(-event_dim))
-    return ((gradient.square().sum(-1) + 1e-12).sqrt() - 1).square().mean()
+    def score(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Returns the critic's scores."""
 
 
 class Adversarial(Objective):
-    """A game of two named players, ``critic`` and ``generator``, stepped in turn.
+    r"""A game of two named players, ``critic`` and ``generator``, stepped in turn.
 
-    Wasserstein with gradient penalty is ``Adversarial(Wasserstein(), gradient_penalty=10.0, critic_steps=5)``. The
-    losses do not measure how good the samples are: compare those with data by ``evaluation.c2st``.
+    ``Adversarial(...)(model)`` plays it for an implicit model such as ``GAN``. ``Adversarial(...)(program, critic)``
+    plays it for any Pyro program that draws one datum and returns it: the critic, called as D(x) or D(x, c), is to the
+    program what a guide is to a program with a density. The program is called as ``program()`` or
+    ``program(context)`` in a plate over the batch at dimension -1, as ``Predictive(parallel=True)`` would; its latent
+    sites have to be reparametrised. Parameters may be in modules or in Pyro's store.
+
+    The losses do not measure how good the samples are: compare those with data by ``evaluation.c2st``. ``fit(ema=...)``
+    averages the generator alone; default optimizers are those of the game's paper.
+
+    ============== ===================================================================================================
+    DCGAN          ``Adversarial()``
+    WGAN           ``Adversarial(Wasserstein(), critic_steps=5, weight_clip=0.01)``
+    WGAN-GP        ``Adversarial(Wasserstein(), GradientPenalty(10.0), critic_steps=5)``
+    DRAGAN         ``Adversarial(penalty=DRAGAN())``
+    R3GAN          ``Adversarial(Relativistic(), penalty=[R1(0.1), R2(0.1)])``
+    ============== ===================================================================================================
 
     Args:
         loss: The game; :class:`NonSaturating` when ``None``.
-        gradient_penalty: The weight of the critic's gradient penalty.
+        penalty: A penalty on the critic's slope, or several.
         critic_steps: Steps of the critic for each step of the generator.
+        augment: What data and samples go through before the critic scores them, differentiable, for either player
+            (Zhao, Liu, Lin, Zhu and Han, Differentiable Augmentation, 2020, arXiv:2006.10738).
+        weight_clip: Bound to which ``fit`` clips the critic's parameters after each of its steps (Arjovsky, Chintala
+            and Bottou, 2017, arXiv:1701.07875); ``None`` for none.
+
+    Raises:
+        ValueError: If a setting is out of its range.
 
     Example:
         >>> from pyro_dgm.models import GAN
+        >>> from pyro_dgm.objectives import LeastSquares
         >>> game = Adversarial(LeastSquares())(GAN(4))
         >>> [player.name for player in game.players]
         ['critic', 'generator']
     """
 
     def __init__(
-        self, loss: AdversarialLoss | None = None, gradient_penalty: float = 0.0, critic_steps: int = 1
+        self,
+        loss: AdversarialLoss | None = None,
+        penalty: CriticPenalty | Sequence[CriticPenalty] = (),
+        critic_steps: int = 1,
+        *,
+        augment: Augmentation | None = None,
+        weight_clip: float | None = None,
     ) -> None:
         super().__init__()
-        if critic_steps < 1 or gradient_penalty < 0:
-            raise ValueError(
-                "critic_steps, gradient_penalty: expected at least 1 and at least 0, "
-                f"got {critic_steps} and {gradient_penalty}"
-            )
         self.game = loss or NonSaturating()
-        self.gradient_penalty, self.critic_steps = gradient_penalty, critic_steps
+        self.penalties = (penalty,) if isinstance(penalty, CriticPenalty) else tuple(penalty)
+        if critic_steps < 1:
+            raise ValueError(f"critic_steps: expected at least 1, got {critic_steps}")
+        if weight_clip is not None and not weight_clip > 0:
+            raise ValueError(f"weight_clip: expected a positive bound, e.g. 0.01, or None, got {weight_clip}")
+        self.critic_steps, self.augment, self.weight_clip = critic_steps, augment, weight_clip
 
     def players(self, model: Any, guide: Any) -> list[Player]:
         """Returns the critic, which moves at every batch, and the generator, at every ``critic_steps``-th."""
-        if not isinstance(model, ImplicitModel):
-            raise ValueError(f"model: expected an ImplicitModel such as GAN, got {type(model).__name__}")
-        # the settings of Radford, Metz and Chintala, DCGAN, 2015, arXiv:1511.06434
-        adam = {"lr": 2e-4, "betas": (0.5, 0.999)}
-        critic, generator = unique_parameters([model.critic]), unique_parameters([model.generator])
+        contest = contest_of(model, guide)
+        critic, generator = unique_parameters([contest.critic]), unique_parameters([contest.generator])
+        critic_adam, project = self.game.critic_adam, None
+        if self.weight_clip is not None:
+            # momentum is too slow for a critic at its bounds (Arjovsky et al.); without it Adam is RMSprop
+            critic_adam = {"lr": 5e-5, "betas": (0.0, 0.99)}
+            project = partial(clip, bound=self.weight_clip)
+        generator_adam = self.game.generator_adam if project is None else critic_adam
         return [
-            Player("critic", critic, partial(self.critic_loss, model), adam=adam),
-            Player("generator", generator, partial(self.generator_loss, model), self.critic_steps, adam),
+            Player(
+                "critic", critic, partial(self.critic_loss, contest), 1, critic_adam, averaged=False, project=project
+            ),
+            Player("generator", generator, partial(self.generator_loss, contest), self.critic_steps, generator_adam),
         ]
 
-    def critic_loss(self, model: ImplicitModel, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def critic_loss(self, model: Contest, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the critic's loss on a batch of data and as many samples."""
         with torch.no_grad():
-            fake = self._samples(model, x, context)
-        loss = self.game.critic(model.score(x, context), model.score(fake, context))
-        if self.gradient_penalty:
-            event_dim = len(model.event_shape)
-            penalty = gradient_penalty(lambda u: model.score(u, context), x, fake, event_dim)
-            loss = loss + self.gradient_penalty * penalty
-        return loss
+            fake = samples(model, x, context)
+        score = partial(self._score, model, context)
+        loss = self.game.critic(score(x), score(fake))
+        return sum((penalty(score, x, fake, event_dim(model, x)) for penalty in self.penalties), loss)
 
-    def generator_loss(self, model: ImplicitModel, x: Tensor, context: Tensor | None = None) -> Tensor:
+    def generator_loss(self, model: Contest, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the generator's loss on as many samples as the batch has data."""
-        return self.game.generator(model.score(self._samples(model, x, context), context))
+        fake = self._score(model, context, samples(model, x, context))
+        if not self.game.relative:
+            return self.game.generator(fake)
+        with torch.no_grad():  # no score of data depends on the generator
+            real = self._score(model, context, x)
+        return self.game.generator(fake, real)
+
+    def _score(self, model: Contest, context: Tensor | None, x: Tensor) -> Tensor:
+        return model.score(x if self.augment is None else self.augment(x), context)
 
     def loss_of(self, model: Any, guide: Any, *batch: Any, **settings: Any) -> Tensor:
         """Returns the sum of the players' losses: to look at, not to minimise, since the players disagree."""
@@ -169,9 +147,74 @@ class Adversarial(Objective):
             "Adversarial: SVI has one loss and one optimizer, a game has two; train with pyro_dgm.fit"
         )
 
-    @staticmethod
-    def _samples(model: ImplicitModel, x: Tensor, context: Tensor | None) -> Tensor:
-        batch_shape = x.shape[: x.dim() - len(model.event_shape)]
-        p = model(context)
-        sample_shape = batch_shape[: len(batch_shape) - len(p.batch_shape)]
-        return p.rsample(sample_shape)
+
+class ProgramContest:
+    """A Pyro program that draws one datum and returns it, and a critic, as a game needs them.
+
+    Args:
+        program: The program.
+        critic: The critic, a module called as D(x) or D(x, c), from a batch to scores (n, 1) or (n).
+    """
+
+    def __init__(self, program: Callable[..., Tensor], critic: nn.Module) -> None:
+        self.program, self.critic = program, critic
+        self.generator = getattr(program, "__self__", program)  # who has the parameters, if they are in a module
+
+    def draw(self, n: int, context: Tensor | None) -> Tensor:
+        """Returns n data, one for each context where there is one.
+
+        Raises:
+            ValueError: If the program returns something else, or has a latent site without reparametrised draws.
+        """
+        with poutine.trace() as capture, pyro.plate("_batch", n, dim=-1):
+            x = self.program(*(() if context is None else (context,)))
+        for site in capture.trace.iter_stochastic_nodes():
+            if site["name"] != "_batch" and not site["fn"].has_rsample:
+                raise ValueError(
+                    f"model: expected latent sites with reparametrised draws, got {site['fn']} at {site['name']!r}, "
+                    "through which no gradient reaches the generator; relax it, or use an objective with a density"
+                )
+        if not isinstance(x, Tensor) or x.shape[:1] != (n,):
+            got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(
+                f"model: expected a program that returns x, with shape ({n}, ...) in a plate of {n}, got {got}"
+            )
+        return leave_autocast(x)
+
+    def score(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Returns the critic's scores."""
+        return at_least_float32(self.critic(x) if context is None else self.critic(x, context)).flatten()
+
+
+def contest_of(model: Any, guide: Any) -> Contest:
+    """Returns what a game needs of an implicit model, or of a program and a critic in the guide's place."""
+    if guide is None and isinstance(model, ImplicitModel):
+        return model
+    if callable(model) and isinstance(guide, nn.Module) and not isinstance(model, ImplicitModel):
+        return ProgramContest(model, guide)
+    raise ValueError(
+        "model: expected an ImplicitModel such as GAN, or a Pyro program that returns x and a critic, got "
+        f"{type(model).__name__} and {type(guide).__name__}"
+    )
+
+
+def samples(model: Contest, x: Tensor, context: Tensor | None) -> Tensor:
+    """Returns as many samples as there are data in x, through which gradients reach the generator."""
+    if isinstance(model, ProgramContest):
+        return model.draw(len(x), context)
+    batch_shape = x.shape[: x.dim() - len(model.event_shape)]
+    p = model(context)
+    sample_shape = batch_shape[: len(batch_shape) - len(p.batch_shape)]
+    return p.rsample(sample_shape)
+
+
+def event_dim(model: Contest, x: Tensor) -> int:
+    """Returns the number of dimensions of one datum; a program's data have one dimension for the batch."""
+    return x.dim() - 1 if isinstance(model, ProgramContest) else len(model.event_shape)
+
+
+@torch.no_grad()
+def clip(parameters: Sequence[Tensor], bound: float) -> None:
+    """Clips parameters to [-bound, bound] in place."""
+    for p in parameters:
+        p.clamp_(-bound, bound)

@@ -12,7 +12,7 @@ To write one, inherit from :class:`Objective` and implement ``loss_of``; overrid
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +34,9 @@ class Player:
         loss: Maps a batch to the scalar it minimises.
         every: It moves at every ``every``-th batch.
         adam: Settings of its default optimizer that differ from Adam's.
+        averaged: Whether the moving average of ``fit(ema=...)`` is of its parameters too. An opponent's are not: what a
+            generator has to be judged by is the critic as it is.
+        project: Called with its parameters after each of its steps, to put them back where they may be.
     """
 
     name: str
@@ -41,6 +44,8 @@ class Player:
     loss: Callable[..., Tensor]
     every: int = 1
     adam: Mapping[str, Any] = field(default_factory=dict)
+    averaged: bool = True
+    project: Callable[[Sequence[Tensor]], None] | None = None
 
 
 class Objective(PyroELBO):
@@ -61,7 +66,10 @@ class Objective(PyroELBO):
         raise NotImplementedError(f"{type(self).__name__} lacks loss_of")
 
     def players(self, model: Any, guide: Any) -> list[Player]:
-        """Returns the players of the game on this model: a single one, unless an objective says otherwise."""
+        """Returns the players of the game on this model: a single one, unless an objective says otherwise.
+
+        Parameters that only Pyro's store holds, which a program makes when first called, ``fit`` gives to the last one.
+        """
         parameters = unique_parameters([model, guide])
         return [Player("loss", parameters, lambda *batch, **kw: self.loss_of(model, guide, *batch, **kw))]
 

@@ -7,6 +7,7 @@ A model becomes a loss (:func:`bind`), the loss a game of players that own param
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -75,13 +76,15 @@ def make_game(module: nn.Module, batch: Batch, optimizer: Any, held: Source | No
     """Returns the game that is to be trained, its players checked against the settings."""
     owners: list[nn.Module] = []
     stored: dict[str, nn.Parameter] = {}
-    if isinstance(module, BoundObjective) and isinstance(module.model, GenerativeModel):
-        players = module.players
-    else:
+    players = module.players if isinstance(module, BoundObjective) else []
+    if not (isinstance(module, BoundObjective) and isinstance(module.model, GenerativeModel)):
         owners = [o for part in ("model", "guide") if isinstance(o := _owner(module, part), nn.Module)]
         stored, registered = _first_call(module, batch, [module, *owners])
-        parameters = (*unique_parameters([module, *owners]), *stored.values())
-        players, owners = [Player("loss", parameters, module)], [*owners, *registered]
+        if len(players) < 2:
+            players = [Player("loss", (*unique_parameters([module, *owners]), *stored.values()), module)]
+        else:
+            players[-1] = replace(players[-1], parameters=(*players[-1].parameters, *stored.values()))
+        owners = [*owners, *registered]
     names = [player.name for player in players]
     if any(getattr(part, "sparse", False) is True for part in (*module.modules(), *owners)):
         raise ValueError("model: expected gradients that are not sparse, got an embedding with sparse=True")

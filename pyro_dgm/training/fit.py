@@ -91,8 +91,8 @@ def fit(
         max_epochs: Passes over the data.
         gradient_clip: Largest norm of the gradient of a player; ``None`` for no clipping.
         accumulate: Parts that a batch is split into, whose gradients are added up: the same step in less memory.
-        ema: Decay of an exponential moving average of the weights, e.g. 0.999. Validation and callbacks see the
-            average, and the model ends with it.
+        ema: Decay of an exponential moving average of the weights, e.g. 0.999; of an adversarial game those of the
+            generator. Validation and callbacks see the average, and the model ends with it.
         patience: Epochs without improvement of the validation loss before training stops.
         seed: Makes the run reproducible, leaving the global random states of Python, numpy and torch as they were;
             ``None`` draws from those.
@@ -171,7 +171,7 @@ def fit(
         loop.watched = bool(callbacks or held or launch.hearers or not isinstance(train.source, tuple))
         average = None
         if ema is not None:  # of the weights that the processes now share
-            average = Average([p for player in game.players for p in player.parameters], ema)
+            average = Average([p for each in game.players if each.averaged for p in each.parameters], ema)
             loop.after_update = average.update
         settings = (average, kept, signature, callbacks, progress, order_seed)
         run = Run(launch, loop, target, train, held, max_epochs, patience, *settings)

@@ -118,6 +118,8 @@ class Move:
         if self.schedule is not None and self.count:
             self.schedule.step()
         self.step()
+        if self.player.project is not None:
+            self.player.project(self.player.parameters)
         self.count += 1
 
     def _parts(self, batch: Batch) -> Iterator[tuple[Batch, float]]:

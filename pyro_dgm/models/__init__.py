@@ -22,7 +22,7 @@ from .approximate import (
     VampPrior,
 )
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
-from .implicit import ACGAN, DCGAN, GAN, SNGAN, WGANGP, InfoGAN
+from .implicit import ACGAN, DCGAN, GAN, GSN, SNGAN, WGANGP, DenoisingAutoencoder, InfoGAN
 from .mixture import Mixture
 from .parametric import DiagonalNormal, Factorized, GaussianMixture, IndependentBernoulli, StandardNormal
 from .tractable.autoregressive import (
@@ -63,6 +63,7 @@ __all__ = [
     "FFJORD",
     "FVBN",
     "GAN",
+    "GSN",
     "IAF",
     "MADE",
     "MAF",
@@ -87,6 +88,7 @@ __all__ = [
     "ConditionalVAE",
     "ConvNADE",
     "DeepMarkovModel",
+    "DenoisingAutoencoder",
     "Dequantized",
     "DiagonalNormal",
     "EoNADE",

@@ -39,6 +39,7 @@ from .order_agnostic import OrderAgnostic
 from .reconstruction import Reconstruction
 from .semi_supervised import SemiSupervised
 from .total_correlation import AdversarialTotalCorrelation, TotalCorrelation
+from .walkback import Walkback
 
 __all__ = [
     "DRAGAN",
@@ -83,6 +84,7 @@ __all__ = [
     "SemiSupervised",
     "SquaredHellinger",
     "TotalCorrelation",
+    "Walkback",
     "TotalVariation",
     "Wasserstein",
     "differentiable_loss",

@@ -26,7 +26,8 @@ from torch.optim import Adam
 
 from pyro_dgm import fit
 from pyro_dgm.models import GAN, VAE, DiagonalNormal, NormalizingFlow, StandardNormal
-from pyro_dgm.objectives import ELBO
+from pyro_dgm.nn import spectrally_normalized
+from pyro_dgm.objectives import ELBO, R1, Adversarial, Relativistic
 from pyro_dgm.training import NonFiniteError, assembly, loop
 from pyro_dgm.transforms import ActNorm, Coupling
 from tests.zoo import MODELS
@@ -94,6 +95,9 @@ def make(kind, rank):
     x = 5 + 3 * torch.randn(64, 2, generator=torch.Generator().manual_seed(0))
     if kind == "game":
         return GAN(2, 2, hidden_features=(8,)), x
+    if kind == "spectral":
+        critic = spectrally_normalized(nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 1)))
+        return Adversarial(Relativistic(), R1(), weight_clip=0.2)(GAN(2, 2, hidden_features=(8,), critic=critic)), x
     if kind == "vae":
         vae = VAE(StandardNormal(2), DiagonalNormal(2, 2, network=Norm()), DiagonalNormal(2, 2, (8,)))
         return vae, x
@@ -214,7 +218,7 @@ def train(folder, kind, strategy, fate, rank):
         devices=None if strategy == "one" else "auto", strategy=strategy.replace("one", "auto"),
         optimizer=adam if kind in ("flow", "odd") else None, accumulate=2 if kind == "odd" else 1,
         validation=x[:15] if kind in ("flow", "traced") else None,
-        ema=0.9 if kind in ("vae", "odd") else None,
+        ema=0.9 if kind in ("vae", "odd", "spectral") else None,
         checkpoint=folder / "run.ckpt" if fate else None, resume=bool(fate), checkpoint_every=0.0,
         logger=rows.append,
     )  # fmt: skip

@@ -156,7 +156,7 @@ def test_no_bare_factory_calls(path):
 
 
 def final_models():
-    abstract = {"GenerativeModel", "TractableModel", "ApproximateModel", "ImplicitModel"}
+    abstract = {"GenerativeModel", "TractableModel", "ApproximateModel", "ImplicitModel", "EnergyBasedModel"}
     return set(models.__all__) - abstract
 
 
@@ -192,12 +192,13 @@ def test_classes_are_abstract_or_final():
     """No class of ours inherits from a class of ours that users construct."""
     abstract = {"Transform", "Univariate", "GenerativeModel", "TractableModel", "ApproximateModel", "ImplicitModel",
                 "FlowModel", "LatentVariableModel", "FlowGuide", "Objective", "ImportanceWeighted", "AdversarialLoss",
-                "FDivergence", "CriticPenalty",
+                "AdversarialGame", "FDivergence", "CriticPenalty",
                 "Configured", "Move",
                 "Numerical", "RationalQuadratic", "Conditioner", "Walk", "NaiveWalk", "NADEWalk", "Orderless", "Head",
                 "_Mixture", "AutoregressiveModel", "OneOrder", "ManyOrders", "OrderlessModel", "RasterNetwork",
                 "_Contextual", "_InUnits", "_Independent", "Advising", "LSTMLayer", "LSTMWalk", "Kept",
-                "HierarchicalModel", "IncompleteDataModel", "VariationalAutoencoder", "AdversarialModel",
+                "HierarchicalModel", "IncompleteDataModel", "VariationalAutoencoder", "EnergyBasedModel",
+                "LatentEnergyModel", "Contrast", "VisibleUnits", "HiddenUnits", "AdversarialModel",
                 "_WithTask"}  # fmt: skip
     defined, bases = set(), []
     for path in FILES:

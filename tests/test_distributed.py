@@ -16,8 +16,8 @@ from .test_import import ENVIRONMENT, ROOT
 pytestmark = pytest.mark.xdist_group("distributed")  # one start, in one of pytest's processes
 TELLING = re.compile(r"Error|Exception|terminate|what\(\)|Fatal|[Ss]ignal|Aborted|^ *File ")
 EQUAL = [
-    *((k, "ddp") for k in ("flow", "traced", "game", "vae")),
-    *((k, "fsdp") for k in ("flow", "game", "vae", "odd")),
+    *((k, "ddp") for k in ("flow", "traced", "game", "spectral", "vae")),
+    *((k, "fsdp") for k in ("flow", "game", "spectral", "vae", "odd")),
 ]
 DIED = "ddp", "fsdp"
 WHOLE = "programs-both", "zoo-both", "ends-fsdp"

@@ -20,6 +20,7 @@ from pyro_dgm.models import (
     GAN,
     MAF,
     NSF,
+    RNADE,
     VAE,
     DiagonalNormal,
     IndependentBernoulli,
@@ -27,11 +28,15 @@ from pyro_dgm.models import (
     RealNVP,
     StandardNormal,
 )
+from pyro_dgm.models.base import GenerativeModel
 from pyro_dgm.objectives import Adversarial, GradientPenalty, LeastSquares, NegativeLogLikelihood
 from pyro_dgm.training import NonFiniteError, one_cycle
+from pyro_dgm.training.assembly import initialize
 from pyro_dgm.training.loop import Loop
 from pyro_dgm.training.moves import Game
 from pyro_dgm.transforms import ActNorm
+
+from .zoo import MODELS
 
 quiet = partial(fit, progress=False, seed=0)
 X = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
@@ -157,6 +162,33 @@ def test_initialisation_happens_once_before_training():
     mean = standardize.mean.clone()
     quiet(model, x + 100, max_epochs=1, gradient_clip=0.1)
     assert torch.equal(standardize.mean, mean)
+
+
+def test_what_depends_on_data_is_fitted_once():
+    """Before training, and by no later run: what it fits has a flag, and parts that a model leaves alone no say."""
+    for name, row in MODELS.items():
+        context = row.contexts[0]
+        model, direct = row.build(context), row.build(context)
+        if type(model).initialize is GenerativeModel.initialize:
+            continue
+        batch = (row.data(model), torch.randn(6, context)) if context else (row.data(model),)
+        begin = copy.deepcopy(model.state_dict())
+        direct.initialize(*batch)
+        initialize(model, batch)
+        assert differ(model, begin) or not differ(direct, begin), name
+        begin = copy.deepcopy(model.state_dict())
+        initialize(model, (row.data(model), *batch[1:]))
+        assert not differ(model, begin), name
+
+
+def differ(model, state):
+    return any(not torch.equal(value, state[key]) for key, value in model.state_dict().items())
+
+
+def test_units_of_a_head_are_those_of_the_data():
+    model = RNADE(2, hidden_features=8)
+    quiet(model, 100 + 5 * X, max_epochs=1)
+    torch.testing.assert_close(model.head.loc, 100 + 5 * X.mean(0))
 
 
 def test_plain_svi_reaches_what_fit_reaches():

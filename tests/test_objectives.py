@@ -31,7 +31,7 @@ def vae(context=0):
     return VAE(*parts, context=context)
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", [name for name, row in EXACT.items() if 0 in row.contexts])
 def test_likelihood_elbo_and_svi_agree_where_nothing_is_latent(name):
     model = EXACT[name].build()
     x = EXACT[name].data(model)

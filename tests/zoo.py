@@ -233,6 +233,16 @@ MODELS: dict[str, ModelRow] = {
     "BetaTCVAE": ModelRow(lambda c: _vae(c, cls=m.BetaTCVAE, data_size=50), "lower_bound"),
     "FactorVAE": ModelRow(lambda c: _vae(c, cls=m.FactorVAE, hidden_features=(8,)), "lower_bound", idle="critic"),
     "InfoVAE": ModelRow(lambda c: _vae(c, cls=m.InfoVAE), "lower_bound"),
+    "AdversarialAutoencoder": ModelRow(
+        lambda c: _vae(c, cls=m.AdversarialAutoencoder, hidden_features=(8,)), "lower_bound", idle="critic"
+    ),
+    "AdversarialVariationalBayes": ModelRow(
+        lambda c: m.AdversarialVariationalBayes(
+            m.StandardNormal(2), m.DiagonalNormal(D, 2 + c, (8,)), None, c, noise_features=2, hidden_features=(8,)
+        ),
+        "lower_bound",
+        idle="critic",
+    ),
     "ConditionalVAE": ModelRow(_conditional_vae, "lower_bound", conditional="always"),
     "SemiSupervisedVAE": ModelRow(
         lambda c: m.SemiSupervisedVAE(_conditional_vae(3), hidden_features=(8,)),
@@ -360,8 +370,21 @@ MODELS: dict[str, ModelRow] = {
         lambda c: m.Autoregressive(MaskedMLP(D, 2, (8,), context=c, activation=nn.Tanh), heads.Normal(), c),
         storable=False,
     ),
+    "RBM": ModelRow(lambda c: m.RBM(D, 2), conditional=False, discrete=True),
+    "DBM": ModelRow(lambda c: m.DBM(4, (3, 2), mean_field_steps=3), "lower_bound", conditional=False, discrete=True),
+    "DBN": ModelRow(lambda c: m.DBN([m.RBM(4, 3), m.RBM(3, 2)]), "lower_bound", conditional=False, discrete=True),
+    "BoltzmannMachine": ModelRow(
+        lambda c: m.BoltzmannMachine(3, 2, mean_field_steps=2), "lower_bound", conditional=False, discrete=True
+    ),
+    "ConditionalRBM": ModelRow(lambda c: m.ConditionalRBM(4, 3, c), conditional="always", discrete=True),
+    "ConvolutionalRBM": ModelRow(
+        lambda c: m.ConvolutionalRBM((1, 3, 3), 2, 2, pool=2), conditional=False, discrete=True
+    ),
+    "EnergyModel": ModelRow(lambda c: m.EnergyModel(2, c, (4,))),
     "GAN": ModelRow(lambda c: m.GAN((1, D), 2, c, (8,)), "implicit"),
     "DCGAN": ModelRow(lambda c: m.DCGAN((1, 5, 6), 2, c, 2), "implicit"),
+    "BiGAN": ModelRow(lambda c: m.BiGAN((1, D), 2, c, (8,), stochastic=True), "implicit"),
+    "VAEGAN": ModelRow(lambda c: m.VAEGAN((1, D), 2, c, (8,)), "implicit"),
     "ACGAN": ModelRow(lambda c: m.ACGAN(D, 2, c, (8,)), "implicit", "always"),
     "InfoGAN": ModelRow(lambda c: m.InfoGAN(D, 2, (3,), 1, (8,)), "implicit", False),
     "WGANGP": ModelRow(lambda c: m.WGANGP((1, 5, 6), 2, c, 2), "implicit"),

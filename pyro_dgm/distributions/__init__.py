@@ -8,6 +8,7 @@ raises an error that names what to use instead). Evaluation and tasks ask for th
 
 from . import heads
 from .autoregressive import Autoregressive
+from .boltzmann import Boltzmann
 from .concatenated import Concatenated
 from .continuous_bernoulli import ContinuousBernoulli
 from .counts import NegativeBinomial, Poisson
@@ -27,6 +28,7 @@ from .unit_normal import UnitNormal
 __all__ = [
     "Autoregressive",
     "BatchMixture",
+    "Boltzmann",
     "Concatenated",
     "ContinuousBernoulli",
     "Density",

@@ -8,7 +8,24 @@ machine.
 
 from .ais import PosteriorAnnealing
 from .anneal import Geometric, Path, anneal, sigmoid_schedule
+from .gibbs import AnnealedImportance, BlockGibbs, run_chains
 from .hmc import HMC
+from .partition import EnergyPath, LogPartition, energy_schedule, estimate_log_partition
 from .weights import Weights
 
-__all__ = ["HMC", "Geometric", "Path", "PosteriorAnnealing", "Weights", "anneal", "sigmoid_schedule"]
+__all__ = [
+    "HMC",
+    "AnnealedImportance",
+    "BlockGibbs",
+    "EnergyPath",
+    "Geometric",
+    "LogPartition",
+    "Path",
+    "PosteriorAnnealing",
+    "Weights",
+    "anneal",
+    "energy_schedule",
+    "estimate_log_partition",
+    "run_chains",
+    "sigmoid_schedule",
+]

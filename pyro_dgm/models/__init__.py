@@ -4,15 +4,25 @@ Every model is a module that, called with a context, returns a Pyro distribution
 """
 
 from .approximate import (
+    DBM,
+    DBN,
     MIWAE,
+    RBM,
     VAE,
     VQVAE,
+    AdversarialAutoencoder,
+    AdversarialVariationalBayes,
     Autoencoder,
     BetaTCVAE,
     BetaVAE,
+    BoltzmannMachine,
+    ConditionalRBM,
     ConditionalVAE,
+    ConvolutionalRBM,
     DeepMarkovModel,
     Dequantized,
+    EnergyBasedModel,
+    EnergyModel,
     FactorVAE,
     HierarchicalVAE,
     InfoVAE,
@@ -22,7 +32,7 @@ from .approximate import (
     VampPrior,
 )
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
-from .implicit import ACGAN, DCGAN, GAN, GSN, SNGAN, WGANGP, DenoisingAutoencoder, InfoGAN
+from .implicit import ACGAN, DCGAN, GAN, GSN, SNGAN, VAEGAN, WGANGP, BiGAN, DenoisingAutoencoder, InfoGAN
 from .mixture import Mixture
 from .parametric import DiagonalNormal, Factorized, GaussianMixture, IndependentBernoulli, StandardNormal
 from .tractable.autoregressive import (
@@ -59,6 +69,8 @@ from .tractable.flows import (
 __all__ = [
     "ACGAN",
     "BNAF",
+    "DBM",
+    "DBN",
     "DCGAN",
     "FFJORD",
     "FVBN",
@@ -73,24 +85,34 @@ __all__ = [
     "NCSF",
     "NICE",
     "NSF",
+    "RBM",
     "RNADE",
     "SNGAN",
     "SOSPF",
     "VAE",
+    "VAEGAN",
     "VQVAE",
     "WGANGP",
+    "AdversarialAutoencoder",
+    "AdversarialVariationalBayes",
     "ApproximateModel",
     "Autoencoder",
     "Autoregressive",
     "BetaTCVAE",
     "BetaVAE",
+    "BiGAN",
+    "BoltzmannMachine",
     "CausalTransformer",
+    "ConditionalRBM",
     "ConditionalVAE",
     "ConvNADE",
+    "ConvolutionalRBM",
     "DeepMarkovModel",
     "DenoisingAutoencoder",
     "Dequantized",
     "DiagonalNormal",
+    "EnergyBasedModel",
+    "EnergyModel",
     "EoNADE",
     "FactorVAE",
     "Factorized",

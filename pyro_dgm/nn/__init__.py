@@ -22,6 +22,7 @@ from .masked import MaskedLinear, MaskedMLP
 from .mlp import MLP, GatedMLP, Parameters, zero_
 from .ode import StiffnessError
 from .penalty import add_penalty, penalties, penalties_wanted
+from .potential import Potential
 from .precision import at_least_float32, leave_autocast, without_autocast
 from .quantizer import VectorQuantizer
 from .residual import ResidualCritic, ResidualGenerator
@@ -48,6 +49,7 @@ __all__ = [
     "NaiveWalk",
     "Packed",
     "Parameters",
+    "Potential",
     "ReconstructionScore",
     "ResidualCritic",
     "ResidualGenerator",

@@ -29,6 +29,7 @@ class Packed(Configured, nn.Module):
         ValueError: If the batch has fewer data than a pack, or other than one dimension.
 
     Example:
+        >>> import torch
         >>> Packed(nn.Linear(3 * 2, 1), 3)(torch.zeros(10, 2)).shape
         torch.Size([3, 1])
     """
@@ -65,6 +66,7 @@ class ReconstructionScore(Configured, nn.Module):
         event_dim: Number of event dimensions.
 
     Example:
+        >>> import torch
         >>> ReconstructionScore(nn.Linear(3, 3))(torch.zeros(10, 3)).shape
         torch.Size([10])
     """

@@ -6,9 +6,18 @@ loss and one optimizer suffice.
 """
 
 from .adversarial import Adversarial
+from .adversarial_elbo import AdversarialELBO
+from .adversarial_inference import AdversarialInference, AdversarialReconstruction, LearnedSimilarity
 from .annealing import CyclicalAnnealing, LinearWarmup
 from .auxiliary import AuxiliaryClassifier, MutualInformation
 from .base import Objective, Player
+from .contrastive_divergence import (
+    Contrast,
+    ContrastiveDivergence,
+    PersistentContrastiveDivergence,
+    Sparsity,
+    SquaredEnergy,
+)
 from .critic_penalties import DRAGAN, R1, R2, CriticPenalty, GradientPenalty
 from .discrepancy import RBF, InverseMultiquadratic, MaximumMeanDiscrepancy
 from .divergence import Balance, FreeBits
@@ -37,7 +46,9 @@ from .importance import IWAE, RWS, STL, VIMCO, DReG, effective_sample_size
 from .likelihood import NegativeLogLikelihood
 from .order_agnostic import OrderAgnostic
 from .reconstruction import Reconstruction
+from .score_matching import RatioMatching, ScoreMatching
 from .semi_supervised import SemiSupervised
+from .tempering import ParallelTempering
 from .total_correlation import AdversarialTotalCorrelation, TotalCorrelation
 from .walkback import Walkback
 
@@ -52,10 +63,15 @@ __all__ = [
     "STL",
     "VIMCO",
     "Adversarial",
+    "AdversarialELBO",
+    "AdversarialInference",
     "AdversarialLoss",
+    "AdversarialReconstruction",
     "AdversarialTotalCorrelation",
     "AuxiliaryClassifier",
     "Balance",
+    "Contrast",
+    "ContrastiveDivergence",
     "CriticPenalty",
     "CyclicalAnnealing",
     "DReG",
@@ -67,6 +83,7 @@ __all__ = [
     "InverseMultiquadratic",
     "JensenShannon",
     "KullbackLeibler",
+    "LearnedSimilarity",
     "LeastSquares",
     "LinearWarmup",
     "MaximumMeanDiscrepancy",
@@ -76,16 +93,22 @@ __all__ = [
     "NonSaturating",
     "Objective",
     "OrderAgnostic",
+    "ParallelTempering",
     "PearsonChiSquared",
+    "PersistentContrastiveDivergence",
     "Player",
+    "RatioMatching",
     "Reconstruction",
     "Relativistic",
     "ReverseKullbackLeibler",
+    "ScoreMatching",
     "SemiSupervised",
+    "Sparsity",
+    "SquaredEnergy",
     "SquaredHellinger",
     "TotalCorrelation",
-    "Walkback",
     "TotalVariation",
+    "Walkback",
     "Wasserstein",
     "differentiable_loss",
     "effective_sample_size",

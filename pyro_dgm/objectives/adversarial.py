@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from ..models.base import ImplicitModel
@@ -168,10 +169,10 @@ class ProgramContest:
         """
         with poutine.trace() as capture, pyro.plate("_batch", n, dim=-1):
             x = self.program(*(() if context is None else (context,)))
-        for site in capture.trace.iter_stochastic_nodes():
-            if site["name"] != "_batch" and not site["fn"].has_rsample:
+        for name, site in capture.trace.iter_stochastic_nodes():
+            if not site_is_subsample(site) and not site["fn"].has_rsample:
                 raise ValueError(
-                    f"model: expected latent sites with reparametrised draws, got {site['fn']} at {site['name']!r}, "
+                    f"model: expected latent sites with reparametrised draws, got {site['fn']} at {name!r}, "
                     "through which no gradient reaches the generator; relax it, or use an objective with a density"
                 )
         if not isinstance(x, Tensor) or x.shape[:1] != (n,):

@@ -8,7 +8,8 @@ An objective holds settings. Called with a model, or with a model and a guide, i
 whose parameters are the model's. An objective has *players*: each names its parameters and its loss, and the training
 loop steps them in turn. Most objectives have one player; an adversarial game has two.
 
-To write one, inherit from :class:`Objective` and implement ``loss_of``; override ``players`` for a game.
+To write one, inherit from :class:`Objective` and implement ``loss_of``, and ``players`` for a game, ``prepare`` where
+it keeps a state that is shaped as the model's data.
 """
 
 import functools
@@ -52,7 +53,12 @@ class Objective(PyroELBO):
     """Settings of a loss; subclasses implement ``loss_of``.
 
     As a subclass of Pyro's ``ELBO`` it is accepted by ``SVI(model, guide, optimizer, loss=...)``.
+
+    Attributes:
+        measures: Whether its value says how good the model is, so that training may stop by it.
     """
+
+    measures: bool = True
 
     def loss_of(self, model: Any, guide: Any, *batch: Any, **settings: Any) -> Tensor:
         """Returns the loss of a batch in mean nats per datum.
@@ -73,8 +79,15 @@ class Objective(PyroELBO):
         parameters = unique_parameters([model, guide])
         return [Player("loss", parameters, lambda *batch, **kw: self.loss_of(model, guide, *batch, **kw))]
 
+    def prepare(self, model: Any) -> None:
+        """Makes the modules of the objective whose shape depends on the model, such as chains; called when it is bound.
+
+        Without a draw from a global generator: ``fit`` sets its seed later.
+        """
+
     def __call__(self, model: Any, guide: Any = None) -> "BoundObjective":
         """Binds a model, or a model and a guide."""
+        self.prepare(model)
         return BoundObjective(self, model, guide)
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
@@ -130,6 +143,20 @@ class BoundObjective(nn.Module):
     def forward(self, *batch: Any, **settings: Any) -> Tensor:
         """Returns the loss of the batch in mean nats per datum."""
         return self.objective.loss_of(self.model, self.guide, *batch, **settings)
+
+
+class AdversarialGame(Objective):
+    """An objective of several players who disagree; subclasses implement ``players`` and ``loss_of``."""
+
+    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
+        """Raises: a game of several players has no single loss for ``SVI`` to descend.
+
+        Raises:
+            NotImplementedError: Always.
+        """
+        raise NotImplementedError(
+            f"{type(self).__name__}: SVI has one loss and one optimizer, a game has several; train with pyro_dgm.fit"
+        )
 
 
 def penalised(loss_of: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -7,6 +7,7 @@ from .fit import fit
 from .graph import UntraceableError
 from .history import History
 from .loop import NonFiniteError
+from .pretrain import pretrain
 from .schedules import one_cycle, warmup_constant, warmup_cosine
 from .tracing import Traced, trace
 
@@ -17,6 +18,7 @@ __all__ = [
     "UntraceableError",
     "fit",
     "one_cycle",
+    "pretrain",
     "trace",
     "warmup_constant",
     "warmup_cosine",

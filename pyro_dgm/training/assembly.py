@@ -67,9 +67,13 @@ def device_of(module: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def is_initialized(model: GenerativeModel) -> bool:
-    """Whether what depends on data has been fitted already."""
-    return all(bool(flag) for name, flag in model.named_buffers() if name.endswith("initialized"))
+def initialize(model: GenerativeModel, batch: Batch) -> None:
+    """Fits what depends on data, once: parts that the model leaves as they are count as fitted too."""
+    flags = [flag for name, flag in model.named_buffers() if name.endswith("initialized")]
+    if not all(flags):
+        model.initialize(*batch)
+        for flag in flags:
+            flag.fill_(True)
 
 
 def make_game(module: nn.Module, batch: Batch, optimizer: Any, held: Source | None) -> Game:
@@ -96,6 +100,11 @@ def make_game(module: nn.Module, batch: Batch, optimizer: Any, held: Source | No
         raise ValueError(
             "validation: the losses of an adversarial game do not measure progress; expected None, and a callback "
             "that compares samples with held-out data (evaluation.c2st) instead"
+        )
+    if held is not None and isinstance(module, BoundObjective) and not module.objective.measures:
+        raise ValueError(
+            f"validation: the value of {type(module.objective).__name__} does not measure progress; expected None, and "
+            "a callback, which may estimate log Z (model.estimate_log_partition) and score held-out data"
         )
     return Game(module, players, stored, owners)
 

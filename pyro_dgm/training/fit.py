@@ -29,7 +29,7 @@ from .assembly import (
     MakeSchedule,
     bind,
     device_of,
-    is_initialized,
+    initialize,
     make_game,
     make_loop,
     make_tracing,
@@ -163,8 +163,8 @@ def fit(
         if kept is not None and saved is not None:
             kept.compare(saved, signature)
         # nothing is refused from here on
-        if launch.first and isinstance(target, GenerativeModel) and not is_initialized(target):
-            target.initialize(*head)
+        if launch.first and isinstance(target, GenerativeModel):
+            initialize(target, head)
         stack.enter_context(launch.sharing(game))
         tracing = make_tracing(launch.compilable(compile), steps, train, accumulate)
         loop = make_loop(launch, game, optimizer, schedule, gradient_clip, accumulate, steps, tracing)

@@ -129,12 +129,14 @@ class Standardized(_InUnits, nn.Module):
         _InUnits.__init__(self, head)
         self.register_buffer("loc", torch.zeros(features))
         self.register_buffer("scale", torch.ones(features))
+        self.register_buffer("initialized", torch.tensor(False))
 
     def initialize(self, x: Tensor) -> None:
         """Fits the units to data, with shape (n, features); a constant feature keeps unit scale."""
         scale, loc = torch.std_mean(x.reshape(-1, x.shape[-1]).to(self.loc.dtype), 0, correction=0)
         self.loc.copy_(loc)
         self.scale.copy_(torch.where(scale > 0, scale, 1.0))
+        self.initialized.fill_(True)
 
     def at(self, i: int) -> "_Feature":
         """Returns the head of feature i."""

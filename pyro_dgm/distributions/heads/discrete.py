@@ -148,6 +148,12 @@ class DiscretizedLogisticMixture(Head):
 class Coins(Advising, dist.Bernoulli):
     """Bernoulli's distribution, whose refusal of grey levels says what to do; made by :class:`Bernoulli`."""
 
+    def log_prob(self, value: Tensor) -> Tensor:
+        r"""Returns :math:`x \lambda + \log \sigma(-\lambda)`, which compiles to less than a cross-entropy does."""
+        if self._validate_args:
+            self._validate_sample(value)
+        return value * self.logits + F.logsigmoid(-self.logits)
+
 
 class Classes(dist.Categorical):
     """The categorical distribution of floating numbers 0..L-1, and their mean; made by :class:`Categorical`."""

@@ -48,7 +48,7 @@ class MarkovChain(dist.TorchDistribution):
         ValueError: If a number of steps or of chains is not possible.
 
     Example:
-        >>> walk = MarkovChain(lambda shape: torch.zeros(shape), lambda x: 0.5 * x + torch.randn_like(x), (), burn_in=20)
+        >>> walk = MarkovChain(torch.zeros, lambda x: 0.5 * x + torch.randn_like(x), (), burn_in=20)
         >>> walk.sample((1000,)).shape, walk.run(50, chains=4).shape
         (torch.Size([1000]), torch.Size([4, 50]))
     """
@@ -120,7 +120,7 @@ class MarkovChain(dist.TorchDistribution):
         return torch.stack(seen, 1)
 
     def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
-        """Draws samples, with shape ``sample_shape + batch_shape + event_shape``; those of one chain follow each other."""
+        """Draws, with shape ``sample_shape + batch_shape + event_shape``; those of a chain follow each other."""
         shape = torch.Size(sample_shape)
         number = max(shape.numel(), 1)
         chains = min(self.chains or number, number)

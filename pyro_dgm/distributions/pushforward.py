@@ -85,7 +85,7 @@ class Pushforward(dist.TorchDistribution):
             return self.generator(self.prior.sample(torch.Size(sample_shape)))
 
     def as_sites(self, name: str) -> Tensor:
-        """Samples within a Pyro program: the noise is a latent site ``"z"``, and what is made of it the site ``name``."""
+        """Samples within a Pyro program: the noise is a latent site ``"z"``, what is made of it the site ``name``."""
         return pyro.deterministic(name, self.generator(pyro.sample("z", self.prior)), event_dim=len(self.event_shape))
 
     def log_prob(self, value: Tensor) -> NoReturn:

@@ -7,6 +7,7 @@
 - For codes and known factors: `mig`, `sap` and `dci`, scores of disentanglement.
 - With samples only, or for the sampler of any model: `c2st`, `mmd` and `mmd_test`; `mode_coverage` of known modes and
   `class_coverage` of classes; `parzen` for old figures, distrusted.
+- For a Markov chain, whether it has mixed: `chain_diagnostics` (R-hat, effective sample size, autocorrelation).
 - For an amortised posterior, on simulations: `sbc_ranks` and `expected_coverage`, tested by `rank_test`.
 - For the plots and the file format of ArviZ, 0.x or 1.x: `to_arviz`.
 
@@ -17,6 +18,7 @@ random generator.
 from .annealing import Sandwich, annealed, bidirectional
 from .arviz_export import to_arviz
 from .calibration import Coverage, expected_coverage, rank_test, sbc_ranks
+from .chains import ChainDiagnostics, chain_diagnostics
 from .comparison import Comparison, Score, compare
 from .disentanglement import DCI, dci, mig, sap
 from .importance import Evidence, importance_weighted
@@ -30,6 +32,7 @@ from .vectors import embed
 __all__ = [
     "C2ST",
     "DCI",
+    "ChainDiagnostics",
     "Comparison",
     "Coverage",
     "Divergence",
@@ -44,6 +47,7 @@ __all__ = [
     "bidirectional",
     "bits_per_dim",
     "c2st",
+    "chain_diagnostics",
     "class_coverage",
     "compare",
     "dci",

@@ -6,8 +6,8 @@ r"""Corruptions, from which a denoising autoencoder restores its data.
 
 with :math:`\epsilon` standard normal, m a mask of coins that are 0 at some rate, and u fair coins: Gaussian noise,
 masking noise, and salt and pepper; and coins in the place of probabilities. (Vincent, Larochelle, Bengio and Manzagol,
-Extracting and Composing Robust Features with Denoising Autoencoders, 2008; Vincent, Larochelle, Lajoie, Bengio and Manzagol, Stacked Denoising Autoencoders,
-2010.) Any function of x, of the same shape, will do in their place.
+Extracting and Composing Robust Features with Denoising Autoencoders, 2008; Vincent, Larochelle, Lajoie, Bengio and
+Manzagol, Stacked Denoising Autoencoders, 2010.) Any function of x, of the same shape, will do in their place.
 """
 
 import torch

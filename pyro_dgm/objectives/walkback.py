@@ -6,8 +6,8 @@ r"""Walkback: a chain that starts at a datum learns to come back to it.
     w_k \propto \gamma^{k-1}
 
 With K = 1 this is denoising: restore x from one corruption of it. The samples of such a model are bad where its chain
-goes and no corrupted datum ever was, at spurious modes; a longer walk finds these places, and learns the way back. Draws
-:math:`x_k` pass no gradient, hidden units do, through all steps.
+goes and no corrupted datum ever was, at spurious modes; a longer walk finds these places, and learns the way back.
+Draws :math:`x_k` pass no gradient, hidden units do, through all steps.
 
 A walk of random length, that goes on with probability :math:`\gamma` (algorithm 1 of Bengio, Yao, Alain and Vincent,
 Generalized Denoising Auto-Encoders as Generative Models, 2013, arXiv:1305.6663), has the same expected loss, but for

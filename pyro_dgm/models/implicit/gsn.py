@@ -313,7 +313,7 @@ class GSN(StochasticNetwork):
             nn.init.xavier_uniform_(weight)
 
     def encode(self, x: Tensor, h: Tensor, context: Tensor | None = None) -> Tensor:
-        """Updates the hidden layers, odd and then even ones; h holds them side by side, with shape (*, sum of widths)."""
+        """Updates the hidden layers, odd ones first; h holds them side by side, with shape (*, sum of widths)."""
         seen = self.head.embed(self.corruption(x)).flatten(-len(self.event_shape) - 1)
         layers = [seen, *h.split(self.widths[1:], -1)]
         biases = self.biases(context).split(self.widths, -1)

@@ -41,7 +41,7 @@ def weights(model):
     return torch.cat([p.detach().flatten() for p in model.parameters()])
 
 
-KILLS = {"flow": 10, "game": 4, "vae": 4, "traced": 4, "compiled": 2}
+KILLS = {"flow": 6, "game": 3, "vae": 3, "traced": 3, "compiled": 2}
 
 
 @pytest.fixture(scope="module")

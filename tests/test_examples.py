@@ -21,7 +21,6 @@ SMALL = {
     "hierarchical_regression.py": ["--steps", "20"],
     "image_flow.py": ["--epochs", "1", "--hidden", "4", "--conditional"],
     "autoregressive_images.py": ["--epochs", "1", "--hidden", "10"],
-    "effect_handlers.py": [],
     "pretrained_encoder.py": ["--epochs", "2", "--draws", "2", "--steps", "3"],
 }
 SAYS = {

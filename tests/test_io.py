@@ -19,7 +19,7 @@ from pyro_dgm import transforms as t
 from .zoo import MODELS
 
 ROOT = Path(__file__).parent.parent
-STORABLE = [(n, c) for n, row in MODELS.items() if row.storable for c in row.contexts]
+STORABLE = [(n, row.contexts[-1]) for n, row in MODELS.items() if row.storable]
 
 
 def measure(model, x, c):

@@ -16,6 +16,7 @@ from .embedded import Embedded
 from .flow import Flow, Proposal
 from .hierarchy import Hierarchy
 from .marginal import Marginal
+from .markov_chain import MarkovChain
 from .missing import PartlyObserved, PossiblyMissing
 from .mixture import BatchMixture, Mixture
 from .promise import Density, density_of
@@ -36,6 +37,7 @@ __all__ = [
     "Flow",
     "Hierarchy",
     "Marginal",
+    "MarkovChain",
     "Mixture",
     "NegativeBinomial",
     "PartlyObserved",

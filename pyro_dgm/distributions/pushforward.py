@@ -11,6 +11,7 @@ Models, 2016, arXiv:1610.03483.)
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+import pyro
 import torch
 from pyro import distributions as dist
 from torch import Tensor
@@ -82,6 +83,10 @@ class Pushforward(dist.TorchDistribution):
         """Draws samples, with shape ``sample_shape + batch_shape + event_shape``."""
         with torch.no_grad():
             return self.generator(self.prior.sample(torch.Size(sample_shape)))
+
+    def as_sites(self, name: str) -> Tensor:
+        """Samples within a Pyro program: the noise is a latent site ``"z"``, what is made of it the site ``name``."""
+        return pyro.deterministic(name, self.generator(pyro.sample("z", self.prior)), event_dim=len(self.event_shape))
 
     def log_prob(self, value: Tensor) -> NoReturn:
         """Raises: an implicit distribution has no density.

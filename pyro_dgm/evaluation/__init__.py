@@ -8,6 +8,7 @@
 - With samples only, or for the sampler of any model: `c2st`, `mmd` and `mmd_test`; in the space of features that
   `embed` takes from any network, `frechet_distance`, `kernel_distance`, and `prdc` for quality and diversity apart;
   `mode_coverage` of known modes and `class_coverage` of classes; `parzen` for old figures, distrusted.
+- For a Markov chain, whether it has mixed: `chain_diagnostics` (R-hat, effective sample size, autocorrelation).
 - For an amortised posterior, on simulations: `sbc_ranks` and `expected_coverage`, tested by `rank_test`.
 - For the plots and the file format of ArviZ, 0.x or 1.x: `to_arviz`.
 
@@ -18,6 +19,7 @@ random generator.
 from .annealing import Sandwich, annealed, bidirectional
 from .arviz_export import to_arviz
 from .calibration import Coverage, expected_coverage, rank_test, sbc_ranks
+from .chains import ChainDiagnostics, chain_diagnostics
 from .comparison import Comparison, Score, compare
 from .disentanglement import DCI, dci, mig, sap
 from .feature_distance import KernelDistance, frechet_distance, frechet_distance_of_moments, kernel_distance
@@ -34,6 +36,7 @@ __all__ = [
     "C2ST",
     "DCI",
     "PRDC",
+    "ChainDiagnostics",
     "Comparison",
     "Coverage",
     "Divergence",
@@ -49,6 +52,7 @@ __all__ = [
     "bidirectional",
     "bits_per_dim",
     "c2st",
+    "chain_diagnostics",
     "class_coverage",
     "compare",
     "dci",

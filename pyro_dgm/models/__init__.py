@@ -32,7 +32,7 @@ from .approximate import (
     VampPrior,
 )
 from .base import ApproximateModel, GenerativeModel, ImplicitModel, TractableModel
-from .implicit import ACGAN, DCGAN, GAN, SNGAN, VAEGAN, WGANGP, BiGAN, InfoGAN
+from .implicit import ACGAN, DCGAN, GAN, GSN, SNGAN, VAEGAN, WGANGP, BiGAN, DenoisingAutoencoder, InfoGAN
 from .mixture import Mixture
 from .parametric import DiagonalNormal, Factorized, GaussianMixture, IndependentBernoulli, StandardNormal
 from .tractable.autoregressive import (
@@ -75,6 +75,7 @@ __all__ = [
     "FFJORD",
     "FVBN",
     "GAN",
+    "GSN",
     "IAF",
     "MADE",
     "MAF",
@@ -107,6 +108,7 @@ __all__ = [
     "ConvNADE",
     "ConvolutionalRBM",
     "DeepMarkovModel",
+    "DenoisingAutoencoder",
     "Dequantized",
     "DiagonalNormal",
     "EnergyBasedModel",

@@ -8,7 +8,7 @@ the data that its family is trained with. What separates the families is what th
 ======================== ================== =========================================
 :class:`TractableModel`   exact              flows, autoregressive models
 :class:`ApproximateModel` bound or estimate  variational autoencoders
-:class:`ImplicitModel`    none               adversarial networks
+:class:`ImplicitModel`    none               adversarial networks, Markov chains
 ======================== ================== =========================================
 
 To write a model, inherit from the class of its promise, build everything in ``__init__`` (no lazy
@@ -245,11 +245,15 @@ class ApproximateModel(GenerativeModel):
 
 
 class ImplicitModel(GenerativeModel):
-    """A model that can be sampled but not scored."""
+    """A model that can be sampled but not scored.
+
+    Its distribution has a method ``as_sites(name)``, which samples within a Pyro program. No one objective suits all
+    such models: each family names its own.
+    """
 
     @pyro_method
     def model(self, x: Tensor | None = None, context: Tensor | None = None, *, data_size: int | None = None) -> Tensor:
-        """The Pyro program that samples ``x``; the noise is the latent site ``"z"``.
+        """The Pyro program that samples ``x``, by the sites of its distribution (a generator's noise is one, ``"z"``).
 
         Raises:
             NotImplementedError: If data are given: there is no density to observe them with.
@@ -260,8 +264,7 @@ class ImplicitModel(GenerativeModel):
                 "and compare samples with data by pyro_dgm.evaluation.c2st or mmd"
             )
         with self._data_plates(None, context, data_size):
-            p = self(context)
-            return pyro.deterministic("x", p.generator(pyro.sample("z", p.prior)), event_dim=len(self.event_shape))
+            return self(context).as_sites("x")
 
     @pyro_method
     def guide(self, x: Tensor | None = None, context: Tensor | None = None, *, data_size: int | None = None) -> Any:
@@ -273,9 +276,3 @@ class ImplicitModel(GenerativeModel):
         raise NotImplementedError(
             f"guide: {type(self).__name__} has no density, so it has no guide and no ELBO; train it with pyro_dgm.fit"
         )
-
-    def objective(self) -> "Objective":
-        """Returns the adversarial game."""
-        from ..objectives import Adversarial
-
-        return Adversarial()

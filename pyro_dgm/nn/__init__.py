@@ -13,7 +13,7 @@ from .augmentation import DiffAugment
 from .autoencoding import ConvDecoder, ConvEncoder
 from .batch_norm import BatchNorm, mixes_data
 from .convolution import ConvNet
-from .corruption import GaussianNoise, MaskingNoise, SaltAndPepper
+from .corruption import GaussianNoise, MaskingNoise, SaltAndPepper, StochasticBinary
 from .critics import Packed, ReconstructionScore
 from .dcgan import DCGANCritic, DCGANGenerator
 from .field import AutogradField, MLPField
@@ -57,6 +57,7 @@ __all__ = [
     "SelfAttention",
     "SpectralNorm",
     "StiffnessError",
+    "StochasticBinary",
     "VectorQuantizer",
     "Walk",
     "add_penalty",

@@ -50,6 +50,7 @@ from .score_matching import RatioMatching, ScoreMatching
 from .semi_supervised import SemiSupervised
 from .tempering import ParallelTempering
 from .total_correlation import AdversarialTotalCorrelation, TotalCorrelation
+from .walkback import Walkback
 
 __all__ = [
     "DRAGAN",
@@ -108,6 +109,7 @@ __all__ = [
     "SquaredHellinger",
     "TotalCorrelation",
     "TotalVariation",
+    "Walkback",
     "Wasserstein",
     "differentiable_loss",
     "effective_sample_size",

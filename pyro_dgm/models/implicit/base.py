@@ -8,6 +8,7 @@ A model of the family is this class with networks; which game the networks play 
 
 from collections.abc import Sequence
 from numbers import Integral
+from typing import TYPE_CHECKING
 
 import torch
 from pyro import distributions as dist
@@ -18,6 +19,9 @@ from ...distributions import Pushforward
 from ...nn import MLP, at_least_float32, leave_autocast
 from ...transforms import Support
 from ..base import ImplicitModel
+
+if TYPE_CHECKING:
+    from ...objectives import Objective
 
 PIXELS = constraints.interval(-1.0, 1.0)
 
@@ -63,6 +67,12 @@ class AdversarialModel(ImplicitModel):
         """Returns the critic's score D(x, c), with shape (*), for x with shape (*, *event_shape)."""
         score = at_least_float32(self.critic(x) if context is None else self.critic(x, context))
         return score.squeeze(-1) if score.dim() > x.dim() - len(self.event_shape) else score
+
+    def objective(self) -> "Objective":
+        """Returns the adversarial game."""
+        from ...objectives import Adversarial
+
+        return Adversarial()
 
 
 class _Noise(nn.Module):

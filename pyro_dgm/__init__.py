@@ -6,16 +6,15 @@ them. ``transforms``, ``distributions``, ``objectives`` and ``nn`` are the parts
 """
 
 import importlib
-from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from . import distributions, models, nn, objectives, training, transforms
+from . import distributions, models, nn, transforms
 from ._version import __version__
 from .io import load, save
-from .training import fit
 
 if TYPE_CHECKING:
-    from . import datasets, evaluation, guides, plots
+    from . import datasets, evaluation, guides, objectives, plots, training
+    from .training import fit
 
 __all__ = [
     "__version__",
@@ -35,8 +34,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> ModuleType:
-    """Imports what stands around the models when it is first asked for: importing them all is slow."""
-    if name in ("datasets", "evaluation", "guides", "plots"):
+def __getattr__(name: str) -> Any:
+    """Imports what stands around the models when it is first asked for: importing it all is slow."""
+    if name == "fit":
+        return importlib.import_module(f"{__name__}.training").fit
+    if name in ("datasets", "evaluation", "guides", "objectives", "plots", "training"):
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -158,7 +158,8 @@ def dcgan(args: argparse.Namespace) -> None:
         "Features: 64 of a small convolutional classifier trained here, so that distances compare with one another "
         "only; 10,000 training images against 10,000 samples, and against the test images as the best there is.",
         f"DCGAN of {args.channels} channels, {args.epochs} epochs, batches of {BATCH}, non-saturating game with "
-        f"labels of 0.9, Adam at 5e-4 with betas 0.5 and 0.99, half a cosine, generator averaged with decay {EMA}; {cost}.",
+        f"labels of 0.9, Adam at 5e-4 with betas 0.5 and 0.99, half a cosine, generator averaged with decay {EMA}; "
+        f"{cost}.",
         "Shares of the digits 0 to 9, by the classifier: " + ", ".join(f"{share:.3f}" for share in shares) + ".",
         "Low and high of the kernel distance are one standard error over 10 disjoint subsets.",
     ]

@@ -193,8 +193,13 @@ def every_model(rank):
             fit(model, x, context, max_epochs=2, compile=False, **settings)
             ends.append(flat(model))
         if ends:
-            found[name] = [float((ends[0] - ends[1]).abs().max()), float((ends[0] - before).abs().max())]
+            found[name] = [apart(*ends), apart(ends[0], before)]
     return found
+
+
+def apart(a, b):
+    """The largest difference; infinite numbers, which stand for what is not known yet, may be equal too."""
+    return float(torch.where(a == b, 0.0, (a - b).abs()).max())
 
 
 def train(folder, kind, strategy, fate, rank):

@@ -28,7 +28,7 @@ from pyro_dgm.datasets import mnist, stacked_mnist
 from pyro_dgm.evaluation import class_coverage, embed, frechet_distance, kernel_distance, prdc
 from pyro_dgm.models import DCGAN
 from pyro_dgm.plots import image_grid
-from pyro_dgm.training import warmup_cosine
+from pyro_dgm.training import History, warmup_cosine
 
 from .report import RESULTS, Row, start, write
 
@@ -66,7 +66,7 @@ def train(model: nn.Module, x: Tensor, game: o.Adversarial, args: argparse.Names
     return cost
 
 
-def log(history, model: nn.Module) -> bool:
+def log(history: History, model: nn.Module) -> bool:
     """Prints the last epoch."""
     print({k: round(v, 3) for k, v in history.rows[-1].items()}, f"{time.process_time():.0f} s", flush=True)
     return False
@@ -174,7 +174,7 @@ def stacked(args: argparse.Namespace) -> None:
     cost = train(model, images[: args.images].float() / 127.5 - 1, o.Adversarial(), args, 2e-4)
     network, accuracy = classifier(args)
     samples = (draw(model, N_STACKED, args.seed) + 1) / 2
-    picture(samples.movedim(1, -1), RESULTS / "image_gan-Stacked.png")
+    picture(samples, RESULTS / "image_gan-Stacked.png")
     digits = classify(network, samples.flatten(0, 1)[:, None], args).unflatten(0, (-1, 3))
     found = class_coverage(digits @ torch.tensor([100, 10, 1]), 1000)
     best = class_coverage(truth[:N_STACKED], 1000)

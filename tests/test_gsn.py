@@ -130,6 +130,15 @@ def test_layers_of_coins_are_a_deep_boltzmann_machine():
     assert (exact - 1 / 8).abs().max() > 0.05
 
 
+def test_chains_start_at_data_where_given():
+    gsn = GSN(3, (4,), burn_in=0)
+    assert (gsn.chain(start=BITS[5:6]).run(1, 20) == BITS[5]).all()
+    gsn.burn_in = 1
+    assert gsn.chain(start=BITS).sample((4, 2)).shape == (4, 2, 3)
+    with pytest.raises(ValueError, match=r"start: expected shape \(n, 3\)"):
+        gsn.chain(start=BITS[0])
+
+
 def test_what_is_known_is_held():
     """Clamped chains against p(x_1, x_3 | x_2) of the same machine, and every datum has its own mask."""
     gsn, exact = boltzmann()

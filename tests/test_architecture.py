@@ -198,7 +198,7 @@ def test_classes_are_abstract_or_final():
                 "_Mixture", "AutoregressiveModel", "OneOrder", "ManyOrders", "OrderlessModel", "RasterNetwork",
                 "_Contextual", "_InUnits", "_Independent", "Advising", "LSTMLayer", "LSTMWalk", "Kept",
                 "HierarchicalModel", "IncompleteDataModel", "VariationalAutoencoder", "EnergyBasedModel",
-                "LatentEnergyModel", "Contrast", "VisibleUnits", "HiddenUnits", "AdversarialModel",
+                "LatentEnergyModel", "Contrast", "VisibleUnits", "HiddenUnits", "AdversarialModel", "StochasticNetwork",
                 "_WithTask"}  # fmt: skip
     defined, bases = set(), []
     for path in FILES:

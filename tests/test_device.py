@@ -24,11 +24,12 @@ def exercise(model, x, c, density):
     p = model(c)
     out = [p.sample((2,)), p.expand((2, *p.batch_shape)).sample()]
     if density == "implicit":
-        objective = (
-            Adversarial(penalty=GradientPenalty(1.0))
-            if hasattr(model, "critic")
-            else Reconstruction(contraction=1.0, code_weight=1.0)
-        )
+        if hasattr(model, "critic"):
+            objective = Adversarial(penalty=GradientPenalty(1.0))
+        elif hasattr(model, "walk"):
+            objective = model.objective()
+        else:
+            objective = Reconstruction(contraction=1.0, code_weight=1.0)
         loss = objective(model)(x, *([] if c is None else [c]))
     else:
         out.append(p.log_prob(x))

@@ -27,6 +27,7 @@ from pyro_dgm.objectives import (
     LinearWarmup,
     NegativeLogLikelihood,
     Reconstruction,
+    Walkback,
     Wasserstein,
 )
 from pyro_dgm.training import UntraceableError, trace
@@ -45,6 +46,7 @@ OBJECTIVES = {
     "Reconstruction": lambda: Reconstruction(code_weight=0.5),
     "Reconstruction-penalties": lambda: Reconstruction(MaskingNoise(0.3), contraction=0.1, weight_decay=0.01),
     "Reconstruction-probes": lambda: Reconstruction(GaussianNoise(0.3), contraction=0.1, probes=2),
+    "Walkback": lambda: Walkback(2),
     "Adversarial": Adversarial,
     "Adversarial-penalty": lambda: Adversarial(Wasserstein(), GradientPenalty(10.0)),
     "Adversarial-squares": lambda: Adversarial(LeastSquares()),
@@ -54,6 +56,8 @@ OBJECTIVES = {
 def suits(row, objective):
     if row.density != "implicit":
         return objective.startswith(("NegativeLogLikelihood", "ELBO"))
+    if row.walks or objective == "Walkback":
+        return row.walks and objective == "Walkback"
     return objective.startswith("Reconstruction" if row.reconstructs else "Adversarial")
 
 

@@ -16,7 +16,7 @@ from torch.distributions import constraints
 from pyro_dgm import models as m
 from pyro_dgm import transforms as t
 from pyro_dgm.distributions import heads
-from pyro_dgm.nn import ConvDecoder, ConvEncoder, MaskedMLP
+from pyro_dgm.nn import ConvDecoder, ConvEncoder, GaussianNoise, MaskedMLP
 
 D, C = 3, 2
 IMAGE = (2, 3, 2)
@@ -40,6 +40,7 @@ class ModelRow:
     discrete: bool = False
     storable: bool = True
     reconstructs: bool = False  # an implicit model that is trained by Reconstruction, not by a game
+    walks: bool = False  # an implicit model that is trained by Walkback
     idle: str = "none"  # parameters under this name have no part in the log-density
     atol: float = 1e-5  # of a log-density in float32, where it depends on what it is batched with
 
@@ -389,6 +390,12 @@ MODELS: dict[str, ModelRow] = {
     "InfoGAN": ModelRow(lambda c: m.InfoGAN(D, 2, (3,), 1, (8,)), "implicit", False),
     "WGANGP": ModelRow(lambda c: m.WGANGP((1, 5, 6), 2, c, 2), "implicit"),
     "SNGAN": ModelRow(lambda c: m.SNGAN((1, 9, 5), 2, c, 2, attention=5), "implicit"),
+    "GSN": ModelRow(lambda c: m.GSN((1, D), (4, 2), c, burn_in=2), "implicit", discrete=True, walks=True),
+    "DenoisingAutoencoder": ModelRow(
+        lambda c: m.DenoisingAutoencoder(m.DiagonalNormal(D, D + c, (4,)), GaussianNoise(0.5), c, burn_in=2),
+        "implicit",
+        walks=True,
+    ),
     "GAN-interval": ModelRow(lambda c: m.GAN(D, 2, c, (8,), support=constraints.unit_interval), "implicit"),
 }
 

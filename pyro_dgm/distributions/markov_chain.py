@@ -125,7 +125,7 @@ class MarkovChain(dist.TorchDistribution):
         number = max(shape.numel(), 1)
         chains = min(self.chains or number, number)
         x = self.run(-(-number // chains), chains).flatten(0, 1)[: shape.numel()]
-        return x.reshape(*shape, *x.shape[1:])
+        return x.reshape(shape + x.shape[1:])
 
     def as_sites(self, name: str) -> Tensor:
         """Samples within a Pyro program, as a site that nothing can be scored by."""

@@ -96,16 +96,28 @@ class StochasticNetwork(ImplicitModel):
         """Returns the mean of p(x' | h, c) after some steps from x."""
         return [p.mean for p in self.walk(x, context, steps)][-1]
 
-    def chain(self, context: Tensor | None = None, *, means: bool = False) -> MarkovChain:
+    def chain(self, context: Tensor | None = None, *, means: bool = False, start: Tensor | None = None) -> MarkovChain:
         """Returns the chain that samples p(x | c), as calling the model does.
+
+        A trained network has seen data and what lies a few steps from them; from elsewhere its chain may find the
+        way late, or not at all. The papers start at data.
 
         Args:
             context: Contexts, with shape ``batch_shape + (context,)``.
             means: Whether it shows E[x | h_t, c] in place of x_t: what papers print, and score, as samples. They have
                 less noise than samples; they are not from p(x | c).
+            start: Data of which every chain draws one to start at, with shape ``(n,) + event_shape``; what the
+                network makes of hidden units at rest when ``None``.
+
+        Raises:
+            ValueError: If the starts are no data.
         """
         self._check_context(context)
-        return self._chain(context, torch.Size() if context is None else context.shape[:-1], means)
+        if start is not None and (start.shape[1:] != self.event_shape or not len(start)):
+            shape = ", ".join(map(str, self.event_shape))
+            raise ValueError(f"start: expected shape (n, {shape}) with n >= 1, got {tuple(start.shape)}")
+        batch_shape = torch.Size() if context is None else context.shape[:-1]
+        return self._chain(context, batch_shape, means, start=start)
 
     def complete(
         self, x: Tensor, missing: Tensor, context: Tensor | None = None, *, means: bool = False
@@ -141,11 +153,14 @@ class StochasticNetwork(ImplicitModel):
         batch_shape: torch.Size,
         means: bool,
         hold: Callable[[Tensor], Tensor] = lambda drawn: drawn,
+        start: Tensor | None = None,
     ) -> MarkovChain:
         """Returns the chain of pairs (x, h); ``hold`` puts known numbers back into a draw."""
 
         def initial(shape: torch.Size) -> State:
             h = self.rest.expand(*shape, *self.latent_shape)
+            if start is not None:
+                return start[torch.randint(len(start), shape, device=start.device)], h
             return hold(self.decode(h, context).sample()), h
 
         def transition(state: State) -> State:

@@ -66,15 +66,15 @@ def test_svi_finds_the_posterior_of_a_linear_generator_and_leaves_it_alone():
 
 
 def test_nuts_finds_it_too():
-    """Within 5 standard errors of 50 effective draws, and so are its images: fails below 1e-4."""
+    """Within 5 standard errors of 40 effective draws, and so are its images: fails below 1e-4."""
     gan = linear_gan()
     problem = InverseProblem(gan, observe)
-    mcmc = MCMC(NUTS(problem, max_tree_depth=4), num_samples=100, warmup_steps=40, disable_progbar=True)
+    mcmc = MCMC(NUTS(problem, max_tree_depth=4), num_samples=80, warmup_steps=30, disable_progbar=True)
     mcmc.run(Y)
     z = mcmc.get_samples()["z"]
     mean, covariance, _ = known_posterior(gan, Y)
-    assert ((z.mean(0) - mean).abs() < 5 * (covariance.diagonal() / 50).sqrt()).all()
-    torch.testing.assert_close(z.mT.cov(), covariance, atol=5 * float(covariance.max()) / 25**0.5, rtol=0)
+    assert ((z.mean(0) - mean).abs() < 5 * (covariance.diagonal() / 40).sqrt()).all()
+    torch.testing.assert_close(z.mT.cov(), covariance, atol=5 * float(covariance.max()) / 20**0.5, rtol=0)
     x = Predictive(problem, {"z": z})()["x"]
     torch.testing.assert_close(x, gan.generate(z))
 

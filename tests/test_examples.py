@@ -22,12 +22,25 @@ SMALL = {
     "image_flow.py": ["--epochs", "1", "--hidden", "4", "--conditional"],
     "autoregressive_images.py": ["--epochs", "1", "--hidden", "10"],
     "pretrained_encoder.py": ["--epochs", "2", "--draws", "2", "--steps", "3"],
+    "inpaint_with_a_generator.py": [
+        "--epochs",
+        "1",
+        "--chains",
+        "4",
+        "--temperatures",
+        "5",
+        "--steps",
+        "3",
+        "--few",
+        "1",
+    ],
 }
 SAYS = {
     "hierarchical_regression.py": "fit compiled",
     "image_flow.py": "bits/dim",
     "autoregressive_images.py": "bits/dim",
     "pretrained_encoder.py": "from scratch",
+    "inpaint_with_a_generator.py": "NUTS",
 }
 DRAWING = ("quickstart.py", *SAYS)
 

@@ -15,8 +15,8 @@ explained as noise, and a small noise then makes the posterior sharp and hard to
 """
 
 import math
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import pyro
@@ -89,7 +89,7 @@ class InverseProblem:
                     f"model: expected a generator or a latent variable model, such as GAN or VAE, got "
                     f"{type(model).__name__}, whose samples are no differentiable function of latents"
                 )
-            likelihood = observe(self.generate(p.prior.sample()))
+            likelihood = observe(_generate(p, p.prior.sample()))
         self.event_shape = likelihood.event_shape
         if likelihood.batch_shape != p.batch_shape:
             raise ValueError(
@@ -100,13 +100,13 @@ class InverseProblem:
     @property
     def prior(self) -> Distribution:
         """p(z | c)."""
-        return self._distribution().prior
+        with self._frozen() as p:
+            return p.prior
 
     def generate(self, z: Tensor) -> Tensor:
         """Returns x = G(z, c), with shape ``(*) + event_shape``, for latents with shape ``(*) + latent shape``."""
-        p = self._distribution()
-        with poutine.block(), evaluating(self.model):
-            return p.likelihood(z).mean if isinstance(p, Marginal) else p.generator(z)
+        with self._frozen() as p:
+            return _generate(p, z)
 
     def __call__(self, y: Tensor | None = None) -> Tensor:
         """Samples z and x, and observes y, with shape ``event_shape`` or ``(n,) + event_shape`` of the observation.
@@ -114,12 +114,12 @@ class InverseProblem:
         Raises:
             ValueError: If y has another shape.
         """
-        prior = self.prior
-        batch_shape = prior.batch_shape
+        with self._frozen() as p:
+            batch_shape = p.batch_shape
         if y is not None:
-            batch_shape = torch.broadcast_shapes(batch_shape, self._batch_shape(y))
+            batch_shape = self._batch_shape(y) or batch_shape
         with pyro.plate("data", batch_shape[0], dim=-1) if batch_shape else nullcontext():
-            z = pyro.sample("z", prior)
+            z = pyro.sample("z", p.prior)
             x = pyro.deterministic("x", self.generate(z), event_dim=len(self.model.event_shape))
             return pyro.sample("y", self.observe(x), obs=y)
 
@@ -127,9 +127,11 @@ class InverseProblem:
         """Returns p(y | c), the distribution of observations, whose log_prob is a lower bound, and loose."""
         return Marginal(self.prior, lambda z: self.observe(self.generate(z)), None, self.event_shape)
 
-    def _distribution(self) -> Any:
-        with poutine.block():
-            return self.model(self.context)
+    @contextmanager
+    def _frozen(self) -> Iterator[Any]:
+        """Within, p(x | c) is at hand, the model in evaluation mode, and Pyro does not hear of its parameters."""
+        with poutine.block(), evaluating(self.model):
+            yield self.model(self.context)
 
     def _batch_shape(self, y: Tensor) -> torch.Size:
         batch_dim = y.dim() - len(self.event_shape)
@@ -137,6 +139,10 @@ class InverseProblem:
             shape = ", ".join(map(str, self.event_shape))
             raise ValueError(f"y: expected shape ({shape}) or (n, {shape}), as observe says, got {tuple(y.shape)}")
         return y.shape[:batch_dim]
+
+
+def _generate(p: Any, z: Tensor) -> Tensor:
+    return p.likelihood(z).mean if isinstance(p, Marginal) else p.generator(z)
 
 
 @torch.no_grad()

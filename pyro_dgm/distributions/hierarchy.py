@@ -270,6 +270,12 @@ def concatenated(parts: Sequence[Tensor]) -> Tensor:
     return torch.cat([part if part.shape[:-1] == shape else part.expand(*shape, -1) for part in parts], -1)
 
 
+def join(value: Tensor, event_dim: int, context: Tensor | None = None) -> Tensor:
+    """Flattens the event of ``value`` and appends the context: [value, c]."""
+    value = value.flatten(-event_dim) if event_dim else value.unsqueeze(-1)
+    return value if context is None else concatenated([value, context])
+
+
 def _next(
     conditionals: Generator[tuple[str, Distribution], Tensor, None], value: Tensor | None
 ) -> tuple[str, Distribution] | None:

@@ -16,6 +16,7 @@ import torch
 from pyro.infer.mcmc.mcmc_kernel import MCMCKernel
 from torch import Tensor
 
+from ..distributions import MarkovChain
 from .anneal import anneal
 from .partition import EnergyPath, energy_schedule
 
@@ -113,7 +114,6 @@ class AnnealedImportance(MCMCKernel):
         return {"log_weight": log_w, "x": x}
 
 
-@torch.no_grad()
 def run_chains(
     model: Any,
     num_samples: int,
@@ -151,12 +151,11 @@ def run_chains(
             "num_samples, num_chains, thin: expected at least 1, and warmup_steps at least 0, got "
             f"{num_samples}, {num_chains}, {thin} and {warmup_steps}"
         )
-    x = model.initial((num_chains,), context) if initial is None else initial
-    for _ in range(warmup_steps):
-        x = model.transition(x, context)
-    states = []
-    for _ in range(num_samples):
-        for _ in range(thin):
-            x = model.transition(x, context)
-        states.append(x)
-    return torch.stack(states)
+    chain = MarkovChain(
+        lambda shape: model.initial(shape, context) if initial is None else initial,
+        lambda x: model.transition(x, context),
+        model.event_shape,
+        burn_in=warmup_steps + thin,
+        thinning=thin,
+    )
+    return chain.run(num_samples, num_chains).transpose(0, 1)

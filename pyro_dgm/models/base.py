@@ -198,8 +198,8 @@ def has_random_weights(model: nn.Module) -> bool:
     return False
 
 
-class TractableModel(GenerativeModel):
-    """A model with an exact ``log_prob``."""
+class OneSite(GenerativeModel):
+    """A model whose program has one site, ``"x"``, since its distribution scores data and nothing is left latent."""
 
     @pyro_method
     def model(self, x: Tensor | None = None, context: Tensor | None = None, *, data_size: int | None = None) -> Tensor:
@@ -216,6 +216,10 @@ class TractableModel(GenerativeModel):
     @pyro_method
     def guide(self, x: Tensor | None = None, context: Tensor | None = None, *, data_size: int | None = None) -> None:
         """The guide, which is empty: nothing is latent."""
+
+
+class TractableModel(OneSite):
+    """A model with an exact ``log_prob``."""
 
     def objective(self) -> "Objective":
         """Returns the negative log-likelihood."""

@@ -1,4 +1,4 @@
-r"""Critics of adversarial games made of other networks.
+r"""Critics of adversarial games made of other networks, and what a critic is asked for.
 
 .. math::
     D(x_1, \dots, x_m) = C\bigl((x_1, \dots, x_m)\bigr), \qquad D(x) = -\frac{1}{d} \|x - A(x)\|_2^2
@@ -7,10 +7,29 @@ The first looks at m data at once: whether those are too much alike shows lost m
 second is the negative energy of an autoencoder A of data with d numbers.
 """
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 
 from .._config import Configured
 from .precision import at_least_float32
+
+
+def called(network: Callable[..., Tensor], *inputs: Tensor | None) -> Tensor:
+    """Calls a network with those of its inputs that there are: a context may be ``None``."""
+    return network(*(t for t in inputs if t is not None))
+
+
+def scores(critic: Callable[..., Tensor], batch_dim: int, *inputs: Tensor | None) -> Tensor:
+    """Returns scores with shape (*), of so many dimensions, of a critic that gives (*, 1) or (*), in full precision.
+
+    Example:
+        >>> import torch
+        >>> scores(nn.Linear(3, 1), 2, torch.zeros(5, 7, 3), None).shape
+        torch.Size([5, 7])
+    """
+    found = at_least_float32(called(critic, *inputs))
+    return found.squeeze(-1) if found.dim() > batch_dim else found
 
 
 class Packed(Configured, nn.Module):
@@ -47,9 +66,7 @@ class Packed(Configured, nn.Module):
                 f"x: expected a batch (n, *event) of {self.event_dim} event dimensions and n at least {self.size}, "
                 f"got {tuple(x.shape)}"
             )
-        if context is None:
-            return self.critic(self._pack(x))
-        return self.critic(self._pack(x), self._pack(context.expand(len(x), -1)))
+        return called(self.critic, self._pack(x), None if context is None else self._pack(context.expand(len(x), -1)))
 
     def _pack(self, t: Tensor) -> Tensor:
         k = len(t) // self.size
@@ -77,5 +94,4 @@ class ReconstructionScore(Configured, nn.Module):
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Maps data (*, *event) to scores (*)."""
-        y = self.autoencoder(x) if context is None else self.autoencoder(x, context)
-        return -at_least_float32(x - y).square().flatten(-self.event_dim).mean(-1)
+        return -at_least_float32(x - called(self.autoencoder, x, context)).square().flatten(-self.event_dim).mean(-1)

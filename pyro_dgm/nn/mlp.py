@@ -181,3 +181,32 @@ class Parameters(nn.Module):
     def forward(self, context: Tensor | None = None) -> Tensor:
         """Returns the parameters, with shape (size,) when free, else ``context.shape[:-1] + (size,)``."""
         return leave_autocast(self.network(context)) if "network" in self._modules else self.value
+
+
+class EventMLP(nn.Module):
+    """A multilayer perceptron between events of any shape.
+
+    Args:
+        event_shape: Shape of an input.
+        out_shape: Shape of an output.
+        hidden_features: Hidden widths.
+        context: Width of the context, 0 for none.
+        activation: Class of the activation.
+    """
+
+    def __init__(
+        self,
+        event_shape: torch.Size,
+        out_shape: torch.Size,
+        hidden_features: Sequence[int],
+        context: int = 0,
+        activation: type[nn.Module] = nn.ReLU,
+    ) -> None:
+        super().__init__()
+        self.network = MLP(event_shape.numel(), out_shape.numel(), hidden_features, context, activation)
+        self.event_dim, self.out_shape = len(event_shape), out_shape
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Maps x with shape (*, *event_shape) and the context, shape (*, context), to (*, *out_shape)."""
+        y = self.network(x.flatten(-self.event_dim) if self.event_dim else x.unsqueeze(-1), context)
+        return y.reshape(y.shape[:-1] + self.out_shape)

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 
 from ..models.base import ImplicitModel
 from ..nn import at_least_float32, leave_autocast
-from .base import Objective, Player, unique_parameters
-from .critic_penalties import CriticPenalty
-from .games import AdversarialLoss, NonSaturating
+from ..nn.critics import called
+from .base import OpposedGame, Player, at_least_one, unique_parameters
+from .critic_penalties import CriticPenalty, as_tuple
+from .games import AdversarialLoss, NonSaturating, fooling
 
 Augmentation = Callable[[Tensor], Tensor]
 
@@ -39,7 +40,7 @@ class Contest(Protocol):
         """Returns the critic's scores."""
 
 
-class Adversarial(Objective):
+class Adversarial(OpposedGame):
     r"""A game of two named players, ``critic`` and ``generator``, stepped in turn.
 
     ``Adversarial(...)(model)`` plays it for an implicit model such as ``GAN``. ``Adversarial(...)(program, critic)``
@@ -90,12 +91,10 @@ class Adversarial(Objective):
     ) -> None:
         super().__init__()
         self.game = loss or NonSaturating()
-        self.penalties = (penalty,) if isinstance(penalty, CriticPenalty) else tuple(penalty)
-        if critic_steps < 1:
-            raise ValueError(f"critic_steps: expected at least 1, got {critic_steps}")
+        self.penalties, self.critic_steps = as_tuple(penalty), at_least_one("critic_steps", critic_steps)
         if weight_clip is not None and not weight_clip > 0:
             raise ValueError(f"weight_clip: expected a positive bound, e.g. 0.01, or None, got {weight_clip}")
-        self.critic_steps, self.augment, self.weight_clip = critic_steps, augment, weight_clip
+        self.augment, self.weight_clip = augment, weight_clip
 
     def players(self, model: Any, guide: Any) -> list[Player]:
         """Returns the critic, which moves at every batch, and the generator, at every ``critic_steps``-th."""
@@ -125,28 +124,10 @@ class Adversarial(Objective):
     def generator_loss(self, model: Contest, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the generator's loss on as many samples as the batch has data."""
         fake = self._score(model, context, samples(model, x, context))
-        if not self.game.relative:
-            return self.game.generator(fake)
-        with torch.no_grad():  # no score of data depends on the generator
-            real = self._score(model, context, x)
-        return self.game.generator(fake, real)
+        return fooling(self.game, fake, lambda: self._score(model, context, x))
 
     def _score(self, model: Contest, context: Tensor | None, x: Tensor) -> Tensor:
         return model.score(x if self.augment is None else self.augment(x), context)
-
-    def loss_of(self, model: Any, guide: Any, *batch: Any, **settings: Any) -> Tensor:
-        """Returns the sum of the players' losses: to look at, not to minimise, since the players disagree."""
-        return sum(player.loss(*batch) for player in self.players(model, guide))
-
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """Raises: a game of two players has no single loss for ``SVI`` to descend.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        raise NotImplementedError(
-            "Adversarial: SVI has one loss and one optimizer, a game has two; train with pyro_dgm.fit"
-        )
 
 
 class ProgramContest:
@@ -184,7 +165,7 @@ class ProgramContest:
 
     def score(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the critic's scores."""
-        return at_least_float32(self.critic(x) if context is None else self.critic(x, context)).flatten()
+        return at_least_float32(called(self.critic, x, context)).flatten()
 
 
 def contest_of(model: Any, guide: Any) -> Contest:

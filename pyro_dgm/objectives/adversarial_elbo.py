@@ -34,6 +34,7 @@ from torch.distributions import biject_to, constraints
 
 from ..distributions import UnitNormal, density_of
 from ..nn import at_least_float32
+from ..nn.critics import scores
 from ..transforms.support import elementwise
 from .base import AdversarialGame, Player, generative_model, num_data, penalised, unique_parameters
 from .games import NonSaturating
@@ -123,9 +124,7 @@ class AdversarialELBO(AdversarialGame):
     def players(self, model: Any, guide: Any) -> list[Player]:
         """Returns the critic, which moves at every batch, and the programs, at every ``critic_steps``-th."""
         critic = unique_parameters([self.critic])
-        known = {id(p) for p in critic}
-        owners = [getattr(program, "__self__", program) for program in (model, guide)]
-        own = tuple(p for p in unique_parameters(owners) if id(p) not in known)
+        own = unique_parameters([getattr(program, "__self__", program) for program in (model, guide)], but=critic)
         return [
             Player("critic", critic, partial(self.critic_loss, model, guide), averaged=False),
             Player("loss", own, partial(self.loss_of, model, guide), self.critic_steps),
@@ -172,8 +171,7 @@ class AdversarialELBO(AdversarialGame):
 
     def score(self, z: Tensor, batch: Any) -> Tensor:
         """Returns T(z) or T(z, d), with shape (*), for unconstrained latents (*, L), standardised under contrast."""
-        score = at_least_float32(self.critic(z) if self.data is None else self.critic(z, self.data(*batch)))
-        return score.squeeze(-1) if score.dim() == z.dim() else score
+        return scores(self.critic, z.dim() - 1, z, None if self.data is None else self.data(*batch))
 
 
 class _Run:

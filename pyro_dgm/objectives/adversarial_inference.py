@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from ..distributions import Marginal
+from ..distributions.hierarchy import join
 from ..models.base import GenerativeModel
 from ..nn import at_least_float32
+from ..nn.critics import scores
 from .aggregate import weight_of
-from .base import AdversarialGame, Player, generative_model, penalised, unique_parameters
-from .critic_penalties import CriticPenalty
-from .games import AdversarialLoss, NonSaturating
+from .base import AdversarialGame, OpposedGame, Player, at_least_one, generative_model, penalised, unique_parameters
+from .critic_penalties import CriticPenalty, as_tuple
+from .games import AdversarialLoss, NonSaturating, fooling
 
 
 class Encoding(Protocol):
@@ -38,7 +40,7 @@ class Encoding(Protocol):
         """Returns the critic's scores D(x, z, c)."""
 
 
-class AdversarialInference(AdversarialGame):
+class AdversarialInference(OpposedGame):
     r"""A game over pairs, that generator and encoder play together: ``critic`` against ``generator``.
 
     .. math::
@@ -71,10 +73,8 @@ class AdversarialInference(AdversarialGame):
         critic_steps: int = 1,
     ) -> None:
         super().__init__()
-        if critic_steps < 1:
-            raise ValueError(f"critic_steps: expected at least 1, got {critic_steps}")
-        self.game, self.critic_steps = loss or NonSaturating(), critic_steps
-        self.penalties = (penalty,) if isinstance(penalty, CriticPenalty) else tuple(penalty)
+        self.game, self.critic_steps = loss or NonSaturating(), at_least_one("critic_steps", critic_steps)
+        self.penalties = as_tuple(penalty)
 
     def players(self, model: Any, guide: Any) -> list[Player]:
         """Returns the critic, which moves at every batch, and generator and encoder, at every ``critic_steps``-th."""
@@ -95,23 +95,18 @@ class AdversarialInference(AdversarialGame):
         loss = self.game.critic(model.score_pair(*real, context), model.score_pair(*fake, context))
         if not self.penalties:
             return loss
-        event_dim = len(model.event_shape)
-        size = model.event_shape.numel()
+        event_dim, size = len(model.event_shape), model.event_shape.numel()
 
         def score(u: Tensor) -> Tensor:
             return model.score_pair(u[..., :size].unflatten(-1, model.event_shape), u[..., size:], context)
 
-        joined = [torch.cat([x.flatten(-event_dim), z], -1) for x, z in (real, fake)]
+        joined = [join(x, event_dim, z) for x, z in (real, fake)]
         return sum((penalty(score, *joined, 1) for penalty in self.penalties), loss)
 
     def generator_loss(self, model: Encoding, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the loss of generator and encoder: the critic's, the two kinds of pairs exchanged."""
         real, fake = model.pairs(x, context)
         return self.game.critic(model.score_pair(*fake, context), model.score_pair(*real, context))
-
-    def loss_of(self, model: Any, guide: Any, *batch: Any, **settings: Any) -> Tensor:
-        """Returns the sum of the players' losses: to look at, not to minimise, since the players disagree."""
-        return sum(player.loss(*batch) for player in self.players(model, guide))
 
 
 class AdversarialReconstruction(AdversarialGame):
@@ -148,8 +143,7 @@ class AdversarialReconstruction(AdversarialGame):
         critic = unique_parameters([self.critic])
         owner = _coding(model)
         encoder = owner.encoder if hasattr(owner, "encoder") else owner.posterior
-        known = {id(p) for p in (*critic, *unique_parameters([owner.prior]))}
-        own = tuple(p for p in unique_parameters([encoder, owner.likelihood]) if id(p) not in known)
+        own = unique_parameters([encoder, owner.likelihood], but=[*critic, *unique_parameters([owner.prior])])
         return [
             Player("critic", critic, partial(self.critic_loss, owner), 1, self.game.critic_adam, averaged=False),
             Player("autoencoder", own, partial(self.loss_of, owner, guide)),
@@ -161,11 +155,8 @@ class AdversarialReconstruction(AdversarialGame):
         owner = _coding(model)
         z, prior = codes(owner, *batch)
         reconstruction = -at_least_float32(owner.decode(z, *batch[1:]).log_prob(batch[0])).mean()
-        real = None
-        if self.game.relative:
-            with torch.no_grad():
-                real = self._score(owner, prior.sample(), *batch[1:])
-        fooled = self.game.generator(self._score(owner, z, *batch[1:]), real)
+        fake = self._score(owner, z, *batch[1:])
+        fooled = fooling(self.game, fake, lambda: self._score(owner, prior.sample(), *batch[1:]))
         return reconstruction + weight_of(self.weight) * fooled
 
     def critic_loss(self, model: Any, *batch: Any) -> Tensor:
@@ -176,9 +167,7 @@ class AdversarialReconstruction(AdversarialGame):
         return self.game.critic(self._score(model, real, *batch[1:]), self._score(model, z, *batch[1:]))
 
     def _score(self, model: Any, z: Tensor, *context: Tensor) -> Tensor:
-        z = z.flatten(-len(model.latent_shape)) if model.latent_shape else z.unsqueeze(-1)
-        score = at_least_float32(self.critic(z, *context))
-        return score.squeeze(-1) if score.dim() == z.dim() else score
+        return scores(self.critic, z.dim() - len(model.latent_shape), join(z, len(model.latent_shape)), *context)
 
 
 def codes(model: GenerativeModel, x: Tensor, *context: Tensor) -> tuple[Tensor, Any]:
@@ -209,7 +198,7 @@ def _coding(model: Any) -> Any:
     return owner
 
 
-class LearnedSimilarity(AdversarialGame):
+class LearnedSimilarity(OpposedGame):
     r"""Three players: an encoder and a generator that reconstruct what the critic sees of data, and the critic.
 
     .. math::
@@ -276,16 +265,9 @@ class LearnedSimilarity(AdversarialGame):
         """Returns the loss of features, weighted, and of passing for data."""
         z = model.infer(x, *context).rsample().detach()
         drawn, rebuilt = self._samples(model, z, *context)
-        real = None
-        if self.game.relative:
-            with torch.no_grad():
-                real = _twice(model.score(x, *context))
-        fooled = self.game.generator(self._fake(model, drawn, rebuilt, *context), real)
+        fake = self._fake(model, drawn, rebuilt, *context)
+        fooled = fooling(self.game, fake, lambda: _twice(model.score(x, *context)))
         return fooled - self.gamma * model.similarity(x, rebuilt, *context).mean()
-
-    def loss_of(self, model: Any, guide: Any, *batch: Any, **settings: Any) -> Tensor:
-        """Returns the sum of the players' losses: to look at, not to minimise, since the players disagree."""
-        return sum(player.loss(*batch) for player in self.players(model, guide))
 
     @staticmethod
     def _samples(model: Any, z: Tensor, *context: Tensor) -> tuple[Tensor, Tensor]:

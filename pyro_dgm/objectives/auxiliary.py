@@ -22,10 +22,10 @@ from typing import Any
 from torch import Tensor
 
 from .adversarial import Adversarial, samples
-from .base import Objective, Player, unique_parameters
+from .base import OpposedGame, Player, unique_parameters
 
 
-class _WithTask(Objective):
+class _WithTask(OpposedGame):
     """A game and a second task.
 
     Args:
@@ -41,18 +41,6 @@ class _WithTask(Objective):
         if not weight >= 0:
             raise ValueError(f"weight: expected at least 0, got {weight}")
         self.adversarial, self.weight = adversarial or Adversarial(), weight
-
-    def loss_of(self, model: Any, guide: Any, *batch: Any, **settings: Any) -> Tensor:
-        """Returns the sum of the players' losses: to look at, not to minimise, since the players disagree."""
-        return sum(player.loss(*batch) for player in self.players(model, guide))
-
-    def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
-        """Raises: a game of two players has no single loss for ``SVI`` to descend.
-
-        Raises:
-            NotImplementedError: Always.
-        """
-        return self.adversarial.loss_and_grads(model, guide, *args, **kwargs)
 
 
 class AuxiliaryClassifier(_WithTask):

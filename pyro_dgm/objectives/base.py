@@ -146,7 +146,7 @@ class BoundObjective(nn.Module):
 
 
 class AdversarialGame(Objective):
-    """An objective of several players who disagree; subclasses implement ``players`` and ``loss_of``."""
+    """An objective of several players, which ``SVI`` cannot take; subclasses implement ``players`` and ``loss_of``."""
 
     def loss_and_grads(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """Raises: a game of several players has no single loss for ``SVI`` to descend.
@@ -157,6 +157,14 @@ class AdversarialGame(Objective):
         raise NotImplementedError(
             f"{type(self).__name__}: SVI has one loss and one optimizer, a game has several; train with pyro_dgm.fit"
         )
+
+
+class OpposedGame(AdversarialGame):
+    """A game in which no player's loss is the model's own; subclasses implement ``players``."""
+
+    def loss_of(self, model: Any, guide: Any, *batch: Any, **settings: Any) -> Tensor:
+        """Returns the sum of the players' losses: to look at, not to minimise, since the players disagree."""
+        return sum(player.loss(*batch) for player in self.players(model, guide))
 
 
 def penalised(loss_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
@@ -171,10 +179,22 @@ def penalised(loss_of: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return loss
 
 
-def unique_parameters(modules: Iterable[Any]) -> tuple[nn.Parameter, ...]:
-    """Returns the trainable parameters of the modules among the arguments, each once."""
+def unique_parameters(modules: Iterable[Any], but: Iterable[nn.Parameter] = ()) -> tuple[nn.Parameter, ...]:
+    """Returns the trainable parameters of the modules among the arguments, each once, but for those that are given."""
+    known = {id(p) for p in but}
     found = {id(p): p for m in modules if isinstance(m, nn.Module) for p in m.parameters() if p.requires_grad}
-    return tuple(found.values())
+    return tuple(p for key, p in found.items() if key not in known)
+
+
+def at_least_one(name: str, value: int) -> int:
+    """Returns a count.
+
+    Raises:
+        ValueError: If it is below 1.
+    """
+    if value < 1:
+        raise ValueError(f"{name}: expected at least 1, got {value}")
+    return int(value)
 
 
 def generative_model(model: Any) -> GenerativeModel | None:

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.base import GenerativeModel
-from .base import Objective, generative_model
+from .base import Objective, at_least_one, generative_model
 
 Penalty = Callable[[Any, Tensor, Tensor, Tensor | None], Tensor]
 
@@ -295,14 +295,3 @@ def refuse_context(objective: Objective, context: Tensor | None) -> None:
             f"context: chains of {type(objective).__name__} outlive the batch whose context they belong to; use "
             "ContrastiveDivergence(steps=...)"
         )
-
-
-def at_least_one(name: str, value: int) -> int:
-    """Returns a count.
-
-    Raises:
-        ValueError: If it is below 1.
-    """
-    if value < 1:
-        raise ValueError(f"{name}: expected at least 1, got {value}")
-    return int(value)

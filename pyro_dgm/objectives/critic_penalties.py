@@ -19,7 +19,7 @@ constants, gradients flow to the critic alone. A penalty is computed in float32 
 norm 1, where training holds it, a bfloat16 critic puts the penalty's gradient wrong by a tenth.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -67,6 +67,11 @@ class CriticPenalty:
         pack = u.shape[: u.dim() - event_dim].numel() // scores.numel()
         rows = at_least_float32(gradient).flatten(-event_dim).flatten(0, -2)[: pack * scores.numel()]
         return self.weight * self.cost(rows.reshape(scores.numel(), -1).square().sum(-1)).mean()
+
+
+def as_tuple(penalty: CriticPenalty | Sequence[CriticPenalty]) -> tuple[CriticPenalty, ...]:
+    """Returns a penalty, or several, as a tuple."""
+    return (penalty,) if isinstance(penalty, CriticPenalty) else tuple(penalty)
 
 
 class GradientPenalty(CriticPenalty):

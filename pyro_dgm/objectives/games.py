@@ -21,10 +21,11 @@ With the best of all critics, p the density of data and q that of samples, the c
 :mod:`pyro_dgm.objectives.f_divergence`; what keeps a critic smooth is in :mod:`pyro_dgm.objectives.critic_penalties`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -245,6 +246,19 @@ class Relativistic(AdversarialLoss):
         if real is None:
             raise ValueError("real: a relative game compares with the scores of data, got None; pass generator(f, r)")
         return self.critic(fake, real)
+
+
+def fooling(game: AdversarialLoss, fake: Tensor, real: Callable[[], Tensor]) -> Tensor:
+    """Returns the generator's loss, given scores of samples and a function that returns those of data.
+
+    The function is called where the game compares with them, without gradients: no score of data depends on the
+    generator.
+    """
+    if not game.relative:
+        return game.generator(fake)
+    with torch.no_grad():
+        scores = real()
+    return game.generator(fake, scores)
 
 
 def checked_smoothing(smoothing: float) -> float:

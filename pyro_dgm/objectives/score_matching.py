@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ..nn import at_least_float32, without_autocast
-from .base import Objective
-from .contrastive_divergence import at_least_one, energy_based
+from .base import Objective, at_least_one
+from .contrastive_divergence import energy_based
 
 
 class ScoreMatching(Objective):

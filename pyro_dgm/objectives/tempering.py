@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .contrastive_divergence import Chains, Contrast, Penalty, at_least_one, chain_of, energy_based, refuse_context
+from .base import at_least_one
+from .contrastive_divergence import Chains, Contrast, Penalty, chain_of, energy_based, refuse_context
 
 
 class ParallelTempering(Contrast):

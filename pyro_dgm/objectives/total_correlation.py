@@ -183,8 +183,7 @@ class AdversarialTotalCorrelation(Objective):
     def players(self, model: Any, guide: Any) -> list[Player]:
         """Returns the autoencoder and the critic; both move at every batch."""
         critic = unique_parameters([self.critic])
-        known = {id(p) for p in critic}
-        own = tuple(p for p in unique_parameters([model, guide]) if id(p) not in known)
+        own = unique_parameters([model, guide], but=critic)
         return [
             Player("loss", own, partial(self.loss_of, model, guide)),
             # the settings of Kim and Mnih

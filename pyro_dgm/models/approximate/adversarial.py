@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ...distributions import Marginal, Pushforward, UnitNormal
-from ...distributions.hierarchy import concatenated
+from ...distributions.hierarchy import concatenated, join
 from ...nn import MLP, leave_autocast
 from ...transforms.support import elementwise
 from ..base import ApproximateModel, GenerativeModel
-from .latent import join, prior_of, promise, shown, shown_features
+from .latent import prior_of, promise, shown, shown_features
 from .vae import VariationalAutoencoder
 
 if TYPE_CHECKING:

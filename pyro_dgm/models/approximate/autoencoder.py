@@ -25,9 +25,12 @@ from pyro.nn import pyro_method
 from torch import Tensor, nn
 
 from ...distributions import Pushforward
+from ...distributions.hierarchy import join
 from ...nn import leave_autocast
+from ...nn.critics import called
+from ...nn.mlp import EventMLP
 from ..base import ApproximateModel, GenerativeModel
-from .latent import EventMLP, join, network_shape, prior_of, promise
+from .latent import network_shape, prior_of, promise
 
 if TYPE_CHECKING:
     from ...objectives import Objective
@@ -109,7 +112,7 @@ class Autoencoder(ApproximateModel):
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the codes f(x, c), with shape (*, *latent_shape)."""
-        return leave_autocast(self.encoder(x) if context is None else self.encoder(x, context))
+        return leave_autocast(called(self.encoder, x, context))
 
     def reconstruct(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the mean of p(x' | z, c) at the code z of x."""

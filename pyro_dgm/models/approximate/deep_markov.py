@@ -22,14 +22,14 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ...distributions import Hierarchy
-from ...distributions.hierarchy import concatenated
+from ...distributions.hierarchy import concatenated, join
 from ...distributions.missing import has_missing
 from ...distributions.steps import Steps, steps_or_missing
 from ...nn import leave_autocast
 from ...nn.recurrent import BackwardGRU, Combiner, GatedTransition
 from ..base import GenerativeModel
 from ..parametric import DiagonalNormal
-from .latent import LatentVariableModel, join, promise, promise_latent, shown, shown_features
+from .latent import LatentVariableModel, promise, promise_latent, shown, shown_features
 
 
 class DeepMarkovModel(LatentVariableModel):

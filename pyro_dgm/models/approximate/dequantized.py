@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ...distributions import Dequantization, Quantized
+from ...distributions.hierarchy import join
 from ...transforms.support import elementwise
 from ..base import GenerativeModel
-from .latent import LatentVariableModel, join, promise
+from .latent import LatentVariableModel, promise
 
 
 class Dequantized(LatentVariableModel):

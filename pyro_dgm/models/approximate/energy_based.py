@@ -21,24 +21,22 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-import pyro
 import torch
-from pyro.nn import pyro_method
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Categorical, constraints
 from torch.utils.checkpoint import checkpoint
 
 from ...distributions import Boltzmann
-from ..base import ApproximateModel, GenerativeModel
+from ..base import ApproximateModel, GenerativeModel, OneSite
 
 if TYPE_CHECKING:
     from ...mcmc import LogPartition
     from ...objectives import Objective
 
-MAX_UNITS = 20  # whose states are enumerated
+MAX_UNITS, CHUNK = 20, 2**14  # units whose states are enumerated, states at a time
 
 
-class EnergyBasedModel(ApproximateModel):
+class EnergyBasedModel(OneSite, ApproximateModel):
     """What models with an energy share; subclasses implement ``energy``, ``transition`` and ``initial``.
 
     Args:
@@ -187,16 +185,6 @@ class EnergyBasedModel(ApproximateModel):
             x = self.transition(x, context, beta)
         return x
 
-    @pyro_method
-    def model(self, x: Tensor | None = None, context: Tensor | None = None, *, data_size: int | None = None) -> Tensor:
-        """The Pyro program: ``x ~ p(x | c)``, one site ``"x"``; arguments as in ``TractableModel.model``."""
-        with self._data_plates(x, context, data_size):
-            return pyro.sample("x", self(context), obs=x)
-
-    @pyro_method
-    def guide(self, x: Tensor | None = None, context: Tensor | None = None, *, data_size: int | None = None) -> None:
-        """The guide, which is empty: hidden units are summed out."""
-
     def objective(self) -> "Objective":
         """Returns persistent contrastive divergence; for a model with a context, contrastive divergence."""
         from ...objectives import ContrastiveDivergence, PersistentContrastiveDivergence
@@ -237,7 +225,30 @@ def binary_states(first: int, last: int, units: int, like: Tensor) -> Tensor:
     return (index[:, None] >> torch.arange(units, device=like.device) & 1).to(like.dtype)
 
 
-def log_sum_over_states(log_f: Callable[[Tensor], Tensor], units: int, like: Tensor, chunk: int = 2**14) -> Tensor:
+def behind(beta: Tensor | float, dims: int = 1) -> Tensor | float:
+    """Returns an inverse temperature with so many dimensions more, which broadcasts against units."""
+    return beta.reshape(beta.shape + (1,) * dims) if isinstance(beta, Tensor) else beta
+
+
+def chosen(log_p: Tensor, shape: Sequence[int]) -> Tensor:
+    """Draws rows of a table.
+
+    Args:
+        log_p: Unnormalised log-probabilities, with shape ``(rows,) + batch_shape``.
+        shape: Shape of the draws, of samples and batch together.
+    """
+    log_p, shape = log_p.movedim(0, -1), torch.Size(shape)
+    samples = len(shape) - (log_p.dim() - 1)
+    return Categorical(logits=log_p.expand(*shape[samples:], -1)).sample(shape[:samples])
+
+
+def exact_states(log_f: Callable[[Tensor], Tensor], units: int, like: Tensor, shape: Sequence[int]) -> Tensor:
+    """Returns independent exact draws of binary units, with shape ``shape + (units,)``; see `log_sum_over_states`."""
+    states = binary_states(0, 2**units, units, like)
+    return states[chosen(torch.cat([log_f(part) for part in states.split(CHUNK)]), shape)]
+
+
+def log_sum_over_states(log_f: Callable[[Tensor], Tensor], units: int, like: Tensor, chunk: int = CHUNK) -> Tensor:
     r"""Returns :math:`\log \sum_s f(s)` over the states of binary units, in the memory of one chunk, differentiable.
 
     Args:

@@ -31,10 +31,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical
 
 from ...nn import Potential, at_least_float32, without_autocast
-from .energy_based import EnergyBasedModel
+from ...nn.critics import scores
+from .energy_based import EnergyBasedModel, chosen
 
 if TYPE_CHECKING:
     from ...objectives import Objective
@@ -108,8 +108,7 @@ class EnergyModel(EnergyBasedModel):
     def energy(self, x: Tensor, context: Tensor | None = None, beta: Tensor | float = 1.0) -> Tensor:
         """Returns the energy f(x, c) - log p_0(x) in nats."""
         with without_autocast(x):
-            f = at_least_float32(self.network(x) if context is None else self.network(x, context))
-        f = f.squeeze(-1) if f.dim() and f.shape[-1] == 1 and f.dim() > self._batch_dim(x, context) else f
+            f = scores(self.network, self._batch_dim(x, context), x, context)
         dims = [*range(-len(self.event_shape), 0)]
         z = at_least_float32((x - self.loc) / self.scale)
         cold = (0.5 * z.square() + self.scale.log() + 0.5 * math.log(2 * math.pi)).sum(dims)
@@ -153,11 +152,7 @@ class EnergyModel(EnergyBasedModel):
             ValueError: If x has more than two numbers.
         """
         x, _ = self._grid(context)
-        logits = (-self.energy(x, context)).movedim(0, -1)
-        shape, batch = torch.Size(shape), logits.dim() - 1
-        logits = logits.expand(*shape[len(shape) - batch :], -1)
-        places = x.reshape(len(x), *self.event_shape)
-        draws = places[Categorical(logits=logits).sample(shape[: len(shape) - batch])]
+        draws = x.reshape(len(x), *self.event_shape)[chosen(-self.energy(x, context), shape)]
         width = 2 * REACH * self.scale / POINTS[self.event_shape.numel()]
         return draws + width * (torch.rand_like(draws) - 0.5)
 

@@ -34,10 +34,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ...distributions import Hierarchy
+from ...distributions.hierarchy import join
 from ...nn import MLP, leave_autocast
 from ..base import GenerativeModel
 from ..parametric import DiagonalNormal, StandardNormal
-from .latent import LatentVariableModel, join, promise, promise_latent, shown, shown_features
+from .latent import LatentVariableModel, promise, promise_latent, shown, shown_features
 
 Widths = Sequence[int] | Sequence[Sequence[int]]
 

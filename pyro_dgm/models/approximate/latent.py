@@ -9,7 +9,6 @@ A subclass says which they are.
 """
 
 import copy
-from collections.abc import Sequence
 from typing import Any
 
 import pyro
@@ -23,7 +22,6 @@ from ...distributions import Marginal
 from ...distributions.autoregressive import fold
 from ...distributions.heads import Head
 from ...distributions.hierarchy import center, sample_latent
-from ...nn import MLP
 from ...transforms.support import elementwise
 from ..base import ApproximateModel, GenerativeModel
 
@@ -136,44 +134,6 @@ def shown_features(likelihood: nn.Module, event_shape: torch.Size) -> int:
     """Returns how many numbers a network sees of a datum."""
     head = getattr(likelihood, "head", None)
     return event_shape.numel() * (head.size_in if isinstance(head, Head) else 1)
-
-
-def join(value: Tensor, event_dim: int, context: Tensor | None) -> Tensor:
-    """Flattens the event of ``value`` and appends the context: [value, c]."""
-    value = value.flatten(-event_dim) if event_dim else value.unsqueeze(-1)
-    if context is None:
-        return value
-    batch_shape = torch.broadcast_shapes(value.shape[:-1], context.shape[:-1])
-    return torch.cat([t.expand(*batch_shape, t.shape[-1]) for t in (value, context)], -1)
-
-
-class EventMLP(nn.Module):
-    """A multilayer perceptron between events of any shape.
-
-    Args:
-        event_shape: Shape of an input.
-        out_shape: Shape of an output.
-        hidden_features: Hidden widths.
-        context: Width of the context, 0 for none.
-        activation: Class of the activation.
-    """
-
-    def __init__(
-        self,
-        event_shape: torch.Size,
-        out_shape: torch.Size,
-        hidden_features: Sequence[int],
-        context: int = 0,
-        activation: type[nn.Module] = nn.ReLU,
-    ) -> None:
-        super().__init__()
-        self.network = MLP(event_shape.numel(), out_shape.numel(), hidden_features, context, activation)
-        self.event_dim, self.out_shape = len(event_shape), out_shape
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Maps x with shape (*, *event_shape) and the context, shape (*, context), to (*, *out_shape)."""
-        y = self.network(join(x, self.event_dim, None), context)
-        return y.reshape(y.shape[:-1] + self.out_shape)
 
 
 def network_shape(network: nn.Module, event_shape: torch.Size, context: int) -> torch.Size:

@@ -18,12 +18,10 @@ mean-field variational algorithm of Salakhutdinov and Hinton (Deep Boltzmann Mac
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import pyro
-from pyro.nn import pyro_method
 from torch import Tensor
 
 from ...distributions import Boltzmann
-from ..base import ApproximateModel
+from ..base import ApproximateModel, OneSite
 from .energy_based import EnergyBasedModel, as_drawn
 
 if TYPE_CHECKING:
@@ -31,7 +29,7 @@ if TYPE_CHECKING:
     from ...objectives import Objective
 
 
-class LatentEnergyModel(ApproximateModel):
+class LatentEnergyModel(OneSite, ApproximateModel):
     """What these models share; subclasses set ``joint`` and implement ``energy`` and ``observe``.
 
     Attributes:
@@ -69,16 +67,6 @@ class LatentEnergyModel(ApproximateModel):
         density = p.density if self.exact or p.density != "exact" else "lower_bound"
         energy, shapes = drawn(lambda x: self.energy(x, context)), (self.event_shape, self.support, p.batch_shape)
         return Boltzmann(energy, p.log_partition, sample, *shapes, density)
-
-    @pyro_method
-    def model(self, x: Tensor | None = None, context: Tensor | None = None, *, data_size: int | None = None) -> Tensor:
-        """The Pyro program: ``x ~ p(x | c)``, one site ``"x"``; arguments as in ``TractableModel.model``."""
-        with self._data_plates(x, context, data_size):
-            return pyro.sample("x", self(context), obs=x)
-
-    @pyro_method
-    def guide(self, x: Tensor | None = None, context: Tensor | None = None, *, data_size: int | None = None) -> None:
-        """The guide, which is empty: the bound on the density has its q inside."""
 
     def objective(self) -> "Objective":
         """Returns persistent contrastive divergence."""

@@ -29,10 +29,11 @@ from torch.distributions import constraints
 from torch.nn import functional as F
 
 from ...distributions import PartlyObserved, heads
+from ...distributions.hierarchy import join
 from ...distributions.missing import Informed, possibly_missing, standard
 from ...nn import MLP, leave_autocast
 from ..parametric import DiagonalNormal, StandardNormal
-from .latent import LatentVariableModel, join, promise
+from .latent import LatentVariableModel, promise
 
 if TYPE_CHECKING:
     from ...objectives import Objective

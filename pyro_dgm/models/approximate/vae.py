@@ -42,8 +42,9 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
+from ...distributions.hierarchy import join
 from ..base import GenerativeModel
-from .latent import LatentVariableModel, join, prior_of, promise, shown, shown_features
+from .latent import LatentVariableModel, prior_of, promise, shown, shown_features
 from .vamp_prior import VampPrior
 
 

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from ...distributions import BatchMixture, density_of
+from ...distributions.hierarchy import join
 from ..base import TractableModel
-from .latent import join, promise
+from .latent import promise
 
 
 class VampPrior(TractableModel):

@@ -24,11 +24,14 @@ from torch.distributions import constraints
 
 from ...distributions import Embedded
 from ...distributions.embedded import embed
+from ...distributions.hierarchy import join
 from ...nn import leave_autocast
+from ...nn.critics import called
+from ...nn.mlp import EventMLP
 from ...nn.quantizer import VectorQuantizer
 from ...transforms.support import elementwise
 from ..base import GenerativeModel
-from .latent import EventMLP, LatentVariableModel, join, network_shape, prior_of, promise
+from .latent import LatentVariableModel, network_shape, prior_of, promise
 
 
 class VQVAE(LatentVariableModel):
@@ -157,7 +160,7 @@ class VQVAE(LatentVariableModel):
 
     def _encoded(self, x: Tensor, context: Tensor | None) -> Tensor:
         """Returns h, with shape (*, *code_shape, d)."""
-        h = leave_autocast(self.encoder(x) if context is None else self.encoder(x, context))
+        h = leave_autocast(called(self.encoder, x, context))
         m = len(self.code_shape)
         return h.unflatten(-m, (self.code_shape[0], self.width)).movedim(-m, -1)
 

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from ...distributions import Concatenated
 from ...nn import at_least_float32
-from .base import AdversarialModel, FlatMLP, mlp_generator, shape_of
+from .base import AdversarialModel, flat_mlp, mlp_generator, shape_of
 
 if TYPE_CHECKING:
     from ...objectives import Objective
@@ -67,7 +67,7 @@ class ACGAN(AdversarialModel):
         if context < 2:
             raise ValueError(f"context: expected a number of classes, at least 2, got {context}; without use GAN")
         generator = generator or mlp_generator(latent_features, shape, hidden_features, context, support)
-        both = critic or FlatMLP(shape, 1 + context, hidden_features)
+        both = critic or flat_mlp(shape, 1 + context, hidden_features)
         super().__init__(shape, latent_features, context, generator, _ScoreOf(both), support)
 
     def classify(self, x: Tensor) -> Tensor:
@@ -134,10 +134,10 @@ class InfoGAN(AdversarialModel):
             )
         width = code + latent_features
         generator = generator or mlp_generator(width, shape, hidden_features, 0, support)
-        critic = critic or FlatMLP(shape, 1, hidden_features)
+        critic = critic or flat_mlp(shape, 1, hidden_features)
         prior = _CodesAndNoise(categories, continuous, latent_features)
         super().__init__(shape, width, 0, generator, critic, support, prior)
-        self.posterior = posterior or FlatMLP(shape, code + continuous, hidden_features)
+        self.posterior = posterior or flat_mlp(shape, code + continuous, hidden_features)
         self.categories, self.continuous = tuple(categories), continuous
         self.code_entropy = sum(map(log, categories)) + continuous * log(2.0)
 

@@ -11,14 +11,16 @@ from numbers import Integral
 from typing import TYPE_CHECKING
 
 import torch
-from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ...distributions import Pushforward
-from ...nn import MLP, at_least_float32, leave_autocast
+from ...nn import MLP, leave_autocast
+from ...nn.critics import called, scores
+from ...nn.mlp import EventMLP
 from ...transforms import Support
 from ..base import ImplicitModel
+from ..parametric import StandardNormal
 
 if TYPE_CHECKING:
     from ...objectives import Objective
@@ -51,7 +53,7 @@ class AdversarialModel(ImplicitModel):
     ) -> None:
         super().__init__(event_shape, context, support)
         self.generator, self.critic = generator, critic
-        self.prior = prior or _Noise(latent_features)
+        self.prior = prior or StandardNormal(latent_features)
 
     def _distribution(self, context: Tensor | None) -> Pushforward:
         prior = self.prior()
@@ -61,29 +63,17 @@ class AdversarialModel(ImplicitModel):
 
     def generate(self, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns G(z, c), with shape (*, *event_shape), for z with shape (*, latent_features)."""
-        return leave_autocast(self.generator(z) if context is None else self.generator(z, context))
+        return leave_autocast(called(self.generator, z, context))
 
     def score(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the critic's score D(x, c), with shape (*), for x with shape (*, *event_shape)."""
-        score = at_least_float32(self.critic(x) if context is None else self.critic(x, context))
-        return score.squeeze(-1) if score.dim() > x.dim() - len(self.event_shape) else score
+        return scores(self.critic, x.dim() - len(self.event_shape), x, context)
 
     def objective(self) -> "Objective":
         """Returns the adversarial game."""
         from ...objectives import Adversarial
 
         return Adversarial()
-
-
-class _Noise(nn.Module):
-    """Standard normal noise."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.register_buffer("loc", torch.zeros(features))
-
-    def forward(self) -> dist.TorchDistribution:
-        return dist.Normal(self.loc, torch.ones_like(self.loc)).to_event(1)
 
 
 class IntoSupport(nn.Module):
@@ -110,26 +100,9 @@ class IntoSupport(nn.Module):
         return y.unflatten(-1, self.event_shape)
 
 
-class FlatMLP(nn.Module):
-    """A multilayer perceptron of data of any shape: a critic, a classifier, a posterior.
-
-    Args:
-        event_shape: Shape of one x.
-        out_features: Width of the output.
-        hidden_features: Hidden widths.
-        context: Width of the context, 0 for none.
-    """
-
-    def __init__(
-        self, event_shape: torch.Size, out_features: int, hidden_features: Sequence[int], context: int = 0
-    ) -> None:
-        super().__init__()
-        self.network = MLP(event_shape.numel(), out_features, hidden_features, context, nn.LeakyReLU)
-        self.event_dim = len(event_shape)
-
-    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Maps data (*, *event_shape) and contexts (*, context) to (*, out_features)."""
-        return self.network(x.flatten(-self.event_dim), context)
+def flat_mlp(event_shape: torch.Size, out_features: int, hidden_features: Sequence[int], context: int = 0) -> EventMLP:
+    """Returns a multilayer perceptron of data of any shape: a critic, a classifier, a posterior."""
+    return EventMLP(event_shape, torch.Size([out_features]), hidden_features, context, nn.LeakyReLU)
 
 
 def mlp_generator(

@@ -17,10 +17,11 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from ...distributions.hierarchy import center, concatenated
+from ...distributions.hierarchy import center, join
 from ...nn import MLP, at_least_float32, leave_autocast
+from ...nn.critics import called, scores
 from ..parametric import DiagonalNormal
-from .base import AdversarialModel, FlatMLP, mlp_generator, shape_of
+from .base import AdversarialModel, flat_mlp, mlp_generator, shape_of
 
 if TYPE_CHECKING:
     from ...objectives import Objective
@@ -79,12 +80,12 @@ class BiGAN(AdversarialModel):
             critic or _PairMLP(shape, latent_features, hidden_features, context),
             support,
         )
-        default = _NormalEncoder if stochastic else FlatMLP
+        default = _NormalEncoder if stochastic else flat_mlp
         self.encoder = encoder or default(shape, latent_features, hidden_features, context)
 
     def infer(self, x: Tensor, context: Tensor | None = None) -> Distribution:
         """Returns q(z | x, c) for x with shape (*, *event_shape): all mass on E(x, c) if that is one code."""
-        z = self.encoder(x) if context is None else self.encoder(x, context)
+        z = called(self.encoder, x, context)
         return z if isinstance(z, Distribution) else dist.Delta(leave_autocast(z), event_dim=1)
 
     def encode(self, x: Tensor, context: Tensor | None = None, num_samples: int | None = None) -> Tensor:
@@ -106,8 +107,7 @@ class BiGAN(AdversarialModel):
 
     def score_pair(self, x: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the critic's score D(x, z, c), with shape (*)."""
-        score = at_least_float32(self.critic(x, z) if context is None else self.critic(x, z, context))
-        return score.squeeze(-1) if score.dim() > x.dim() - len(self.event_shape) else score
+        return scores(self.critic, x.dim() - len(self.event_shape), x, z, context)
 
     def score(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the critic's score D(x, E(x, c), c) of data with their codes, with shape (*)."""
@@ -178,8 +178,7 @@ class VAEGAN(AdversarialModel):
 
     def infer(self, x: Tensor, context: Tensor | None = None) -> Distribution:
         """Returns the posterior q(z | x, c) for x with shape (*, *event_shape)."""
-        flat = x.flatten(-len(self.event_shape))
-        return self.posterior(flat if context is None else concatenated([flat, context]))
+        return self.posterior(join(x, len(self.event_shape), context))
 
     def encode(self, x: Tensor, context: Tensor | None = None, num_samples: int | None = None) -> Tensor:
         """Returns the middle of q(z | x, c), with shape (*, L), or draws, with shape (num_samples, *, L)."""
@@ -192,7 +191,7 @@ class VAEGAN(AdversarialModel):
 
     def features(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns what the critic sees of data, flattened, with shape (*, features)."""
-        h = at_least_float32(self.critic.features(x) if context is None else self.critic.features(x, context))
+        h = at_least_float32(called(self.critic.features, x, context))
         batch_dim = x.dim() - len(self.event_shape)
         return h.flatten(batch_dim) if h.dim() > batch_dim else h.unsqueeze(-1)
 
@@ -219,7 +218,7 @@ class _PairMLP(nn.Module):
         self.event_dim = len(event_shape)
 
     def forward(self, x: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.network(concatenated([x.flatten(-self.event_dim), z]), context)
+        return self.network(join(x, self.event_dim, z), context)
 
 
 class _NormalEncoder(nn.Module):
@@ -233,8 +232,7 @@ class _NormalEncoder(nn.Module):
         self.event_dim = len(event_shape)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Distribution:
-        flat = x.flatten(-self.event_dim)
-        return self.posterior(flat if context is None else concatenated([flat, context]))
+        return self.posterior(join(x, self.event_dim, context))
 
 
 class _FeatureMLP(nn.Module):
@@ -242,7 +240,7 @@ class _FeatureMLP(nn.Module):
 
     def __init__(self, event_shape: torch.Size, hidden_features: Sequence[int], context: int) -> None:
         super().__init__()
-        self.network = FlatMLP(event_shape, hidden_features[-1], hidden_features[:-1], context)
+        self.network = flat_mlp(event_shape, hidden_features[-1], hidden_features[:-1], context)
         self.activation = nn.LeakyReLU()
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -257,4 +255,4 @@ class _FeatureCritic(nn.Module):
         self.features, self.head = features, head
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        return self.head(self.features(x) if context is None else self.features(x, context))
+        return self.head(called(self.features, x, context))

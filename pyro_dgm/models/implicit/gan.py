@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from torch import nn
 from torch.distributions import constraints
 
-from .base import AdversarialModel, FlatMLP, mlp_generator, shape_of
+from .base import AdversarialModel, flat_mlp, mlp_generator, shape_of
 
 
 class GAN(AdversarialModel):
@@ -51,5 +51,5 @@ class GAN(AdversarialModel):
     ) -> None:
         shape = shape_of(event_shape)
         generator = generator or mlp_generator(latent_features, shape, hidden_features, context, support)
-        critic = critic or FlatMLP(shape, 1, hidden_features, context)
+        critic = critic or flat_mlp(shape, 1, hidden_features, context)
         super().__init__(shape, latent_features, context, generator, critic, support)

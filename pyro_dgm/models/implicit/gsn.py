@@ -28,6 +28,7 @@ from torch.distributions import constraints
 from torch.nn import functional as F
 
 from ...distributions import MarkovChain, heads
+from ...distributions.hierarchy import concatenated, join
 from ...nn import GaussianNoise, Parameters, SaltAndPepper, leave_autocast
 from ..base import GenerativeModel, ImplicitModel
 
@@ -239,16 +240,11 @@ class DenoisingAutoencoder(StochasticNetwork):
 
     def decode(self, h: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """Returns p(x | x~, c)."""
-        h = h.flatten(-len(self.event_shape))
-        if context is not None:
-            shape = torch.broadcast_shapes(h.shape[:-1], context.shape[:-1])
-            h = torch.cat([h.expand(*shape, -1), context.expand(*shape, -1)], -1)
-        return self.likelihood(h)
+        return self.likelihood(join(h, len(self.event_shape), context))
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
         """Fits what of the likelihood depends on data."""
-        seen = self.corruption(x).flatten(1)
-        self.likelihood.initialize(x, seen if context is None else torch.cat([seen, context], -1))
+        self.likelihood.initialize(x, join(self.corruption(x), len(self.event_shape), context))
 
 
 class GSN(StochasticNetwork):
@@ -338,8 +334,7 @@ class GSN(StochasticNetwork):
                 if i < self.depth:
                     a = a + F.linear(layers[i + 1], self.weights[i].mT)
                 layers[i] = self.after(self.activation(self.before(a)))
-        batch_shape = torch.broadcast_shapes(*(layer.shape[:-1] for layer in layers[1:]))
-        return torch.cat([layer.expand(*batch_shape, -1) for layer in layers[1:]], -1)
+        return concatenated(layers[1:])
 
     def decode(self, h: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
         """Returns p(x | h, c), which the lowest layer determines."""

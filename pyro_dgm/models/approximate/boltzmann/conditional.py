@@ -16,12 +16,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, constraints
+from torch.distributions import constraints
 from torch.nn import functional as F
 
 from ....nn import without_autocast
-from ..energy_based import MAX_UNITS, EnergyBasedModel, binary_states, log_sum_over_states
-from .layers import column, log_odds
+from ..energy_based import MAX_UNITS, EnergyBasedModel, behind, exact_states, log_sum_over_states
+from .layers import log_odds
 
 
 class ConditionalRBM(EnergyBasedModel):
@@ -76,13 +76,13 @@ class ConditionalRBM(EnergyBasedModel):
         """Returns the free energy F(x, c) in nats."""
         b, d = self._biases(context, beta)
         with without_autocast(x):
-            hidden = F.softplus(d + column(beta) * (x @ self.weight)).sum(-1)
+            hidden = F.softplus(d + behind(beta) * (x @ self.weight)).sum(-1)
         return (1 - beta) * self._cold() - (b * x).sum(-1) - hidden
 
     @torch.no_grad()
     def transition(self, x: Tensor, context: Tensor | None = None, beta: Tensor | float = 1.0) -> Tensor:
         """Returns the visible units after a sweep: the hidden ones are drawn given them, then they given those."""
-        (b, d), beta = self._biases(context, beta), column(beta)
+        (b, d), beta = self._biases(context, beta), behind(beta)
         with without_autocast(x):
             h = (d + beta * (x @ self.weight)).sigmoid().bernoulli()
             return (b + beta * (h @ self.weight.mT)).sigmoid().bernoulli()
@@ -106,12 +106,7 @@ class ConditionalRBM(EnergyBasedModel):
     def exact_sample(self, shape: Sequence[int], context: Tensor | None = None) -> Tensor:
         """Returns independent exact draws, with shape ``shape + (D,)``."""
         units = min(len(self.weight), self.hidden_features)
-        states = binary_states(0, 2**units, units, self.base)
-        parts = [self._log_weight(part, context) for part in states.split(2**14)]
-        logits = torch.cat(parts).movedim(0, -1)
-        shape, batch_dim = torch.Size(shape), logits.dim() - 1
-        logits = logits.expand(*shape[len(shape) - batch_dim :], -1)
-        s = states[Categorical(logits=logits).sample(shape[: len(shape) - batch_dim])]
+        s = exact_states(lambda s: self._log_weight(s, context), units, self.base, shape)
         return s if units == len(self.weight) else self._down(s, context)
 
     def _log_weight(self, states: Tensor, context: Tensor | None) -> Tensor:
@@ -130,7 +125,7 @@ class ConditionalRBM(EnergyBasedModel):
 
     def _biases(self, context: Tensor | None, beta: Tensor | float) -> tuple[Tensor, Tensor]:
         """Returns b(c) and d(c) at an inverse temperature."""
-        context, beta = context.to(self.weight.dtype), column(beta)
+        context, beta = context.to(self.weight.dtype), behind(beta)
         with without_autocast(context):
             b, d = self.visible_bias(context), self.hidden_bias(context)
         return beta * b + (1 - beta) * self.base, beta * d

@@ -22,12 +22,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, constraints
+from torch.distributions import constraints
 from torch.nn import functional as F
 
 from ....nn import without_autocast
 from ....nn.convolution import over_images
-from ..energy_based import MAX_UNITS, EnergyBasedModel, binary_states, log_sum_over_states
+from ..energy_based import MAX_UNITS, EnergyBasedModel, behind, exact_states, log_sum_over_states
 
 
 class ConvolutionalRBM(EnergyBasedModel):
@@ -90,7 +90,7 @@ class ConvolutionalRBM(EnergyBasedModel):
 
     def energy(self, x: Tensor, context: Tensor | None = None, beta: Tensor | float = 1.0) -> Tensor:
         """Returns the free energy of images (*, C, H, W) in nats."""
-        hidden = F.softplus((_behind(beta, 4) * self._blocks(x)).logsumexp(-1)).sum((-3, -2, -1))
+        hidden = F.softplus((behind(beta, 4) * self._blocks(x)).logsumexp(-1)).sum((-3, -2, -1))
         seen = x.sum((-2, -1), keepdim=True)
         start = F.softplus(self.base).sum() * (x.shape[-2] * x.shape[-1]) - (seen * self.base).sum((-3, -2, -1))
         start = start + self.blocks * math.log(1 + self.pool**2)
@@ -99,10 +99,10 @@ class ConvolutionalRBM(EnergyBasedModel):
     @torch.no_grad()
     def transition(self, x: Tensor, context: Tensor | None = None, beta: Tensor | float = 1.0) -> Tensor:
         """Returns the images after a sweep: the hidden units are drawn given them, then they given those."""
-        h = self._draw(_behind(beta, 4) * self._blocks(x))
+        h = self._draw(behind(beta, 4) * self._blocks(x))
         with without_autocast(x):
             seen = over_images(lambda h: F.conv_transpose2d(h, self.weight), h)
-        beta = _behind(beta, 3)
+        beta = behind(beta, 3)
         return (beta * (seen + self.visible_bias) + (1 - beta) * self.base).sigmoid().bernoulli()
 
     @torch.no_grad()
@@ -120,16 +120,20 @@ class ConvolutionalRBM(EnergyBasedModel):
         Raises:
             ValueError: If there are more than 20 pixels.
         """
-        shape = self.event_shape
-        return log_sum_over_states(lambda s: -self.energy(s.unflatten(-1, shape)), shape.numel(), self.base)
+        return log_sum_over_states(self._log_weight, self.event_shape.numel(), self.base)
 
     @torch.no_grad()
     def exact_sample(self, shape: Sequence[int], context: Tensor | None = None) -> Tensor:
         """Returns independent exact draws."""
-        pixels = self.event_shape.numel()
-        states = binary_states(0, 2**pixels, pixels, self.base).unflatten(-1, self.event_shape)
-        table = torch.cat([-self.energy(part) for part in states.split(2**14)])
-        return states[Categorical(logits=table).sample(torch.Size(shape))]
+        event_shape = self.event_shape
+        states = exact_states(
+            lambda s: -self.energy(s.unflatten(-1, event_shape)), event_shape.numel(), self.base, shape
+        )
+        return states.unflatten(-1, event_shape)
+
+    def _log_weight(self, states: Tensor) -> Tensor:
+        """Returns the unnormalised log-probability of images whose pixels are in a row."""
+        return -self.energy(states.unflatten(-1, self.event_shape))
 
     def _blocks(self, x: Tensor) -> Tensor:
         """Returns the inputs of hidden units by block, with shape (*, K, rows of blocks, columns, p p)."""
@@ -145,8 +149,3 @@ class ConvolutionalRBM(EnergyBasedModel):
         highest = torch.cat([blocks + noise, off], -1).argmax(-1, keepdim=True)
         h = (highest == torch.arange(blocks.shape[-1], device=blocks.device)).to(blocks.dtype)
         return h.unflatten(-1, (self.pool, self.pool)).transpose(-3, -2).flatten(-2).flatten(-3, -2)
-
-
-def _behind(beta: Tensor | float, dims: int) -> Tensor | float:
-    """Returns an inverse temperature with that many dimensions more."""
-    return beta.reshape(beta.shape + (1,) * dims) if isinstance(beta, Tensor) else beta

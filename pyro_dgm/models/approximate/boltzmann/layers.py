@@ -26,11 +26,11 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical, constraints
+from torch.distributions import constraints
 from torch.nn import functional as F
 
 from ....nn import without_autocast
-from ..energy_based import MAX_UNITS, EnergyBasedModel, binary_states, log_sum_over_states
+from ..energy_based import MAX_UNITS, EnergyBasedModel, behind, exact_states, log_sum_over_states
 
 
 class EvenLayers(EnergyBasedModel):
@@ -86,7 +86,7 @@ class EvenLayers(EnergyBasedModel):
             parity: 0 if they are the even ones, 1 if they are the odd ones.
             beta: The inverse temperature.
         """
-        return column(beta) * self._received(half, parity) + self._bias(1 - parity, column(beta))
+        return behind(beta) * self._received(half, parity) + self._bias(1 - parity, behind(beta))
 
     def _received(self, half: Tensor, parity: int) -> Tensor:
         layers = range(len(self.sizes))
@@ -109,18 +109,16 @@ class EvenLayers(EnergyBasedModel):
     def exact_sample(self, shape: Sequence[int], context: Tensor | None = None) -> Tensor:
         """Returns independent exact draws of the even layers."""
         smaller = int(self.units[1] < self.units[0])
-        states = binary_states(0, 2 ** self.units[smaller], self.units[smaller], self.base)
-        table = torch.cat([-self._summed_out(part, smaller) for part in states.split(2**14)])
-        half = states[Categorical(logits=table).sample(torch.Size(shape))]
+        half = exact_states(lambda s: -self._summed_out(s, smaller), self.units[smaller], self.base, shape)
         return self.inputs(half, 1).sigmoid().bernoulli() if smaller else half
 
     def _summed_out(self, half: Tensor, parity: int, beta: Tensor | float = 1.0) -> Tensor:
         """Returns the free energy of one half of the layers, the other summed out."""
         offset = self.even_offset if parity else self.odd_offset  # of those that are summed out
-        received = column(beta) * self._received(half, parity)
-        summed = F.softplus(received + self._bias(1 - parity, column(beta))) - received * offset
+        received = behind(beta) * self._received(half, parity)
+        summed = F.softplus(received + self._bias(1 - parity, behind(beta))) - received * offset
         cold = F.softplus(self.base).sum() + self.units[1] * math.log(2)
-        return (1 - beta) * cold - (half * self._bias(parity, column(beta))).sum(-1) - summed.sum(-1)
+        return (1 - beta) * cold - (half * self._bias(parity, behind(beta))).sum(-1) - summed.sum(-1)
 
     def _bias(self, parity: int, beta: Tensor | float) -> Tensor:
         """Returns the biases of one half of the layers at an inverse temperature, with shape (*, units)."""
@@ -157,8 +155,8 @@ class CopiedRBM(EnergyBasedModel):
 
     def energy(self, x: Tensor, context: Tensor | None = None, beta: Tensor | float = 1.0) -> Tensor:
         """Returns the free energy in nats."""
-        received = column(beta) * self.received(x)
-        summed = F.softplus(column(beta) * self.hidden_bias + received) - received * self.hidden_offset
+        received = behind(beta) * self.received(x)
+        summed = F.softplus(behind(beta) * self.hidden_bias + received) - received * self.hidden_offset
         cold = math.log(2) * (x.shape[-1] + self.copies[1] * len(self.hidden_bias))
         seen = self._added(x) @ self.visible_bias
         return (1 - beta) * cold - beta * seen - self.copies[1] * summed.sum(-1)
@@ -166,10 +164,10 @@ class CopiedRBM(EnergyBasedModel):
     @torch.no_grad()
     def transition(self, x: Tensor, context: Tensor | None = None, beta: Tensor | float = 1.0) -> Tensor:
         """Returns the visible copies after a sweep: the hidden copies are drawn given them, then they given those."""
-        p = (column(beta) * (self.hidden_bias + self.received(x))).sigmoid()
+        p = (behind(beta) * (self.hidden_bias + self.received(x))).sigmoid()
         hidden = (p.expand(self.copies[1], *p.shape).bernoulli() - self.hidden_offset).sum(0)
         with without_autocast(x):
-            p = (column(beta) * (self.visible_bias + hidden @ self.weight.mT)).sigmoid()
+            p = (behind(beta) * (self.visible_bias + hidden @ self.weight.mT)).sigmoid()
         return torch.cat([p.bernoulli() for _ in range(self.copies[0])], -1)
 
     @torch.no_grad()
@@ -184,11 +182,6 @@ class CopiedRBM(EnergyBasedModel):
 
     def _added(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.copies[0], -1)).sum(-2)
-
-
-def column(beta: Tensor | float) -> Tensor | float:
-    """Returns an inverse temperature that broadcasts against units."""
-    return beta.unsqueeze(-1) if isinstance(beta, Tensor) else beta
 
 
 def entropy(mean: Tensor) -> Tensor:

@@ -23,13 +23,13 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
-from torch.distributions import Categorical, constraints
+from torch.distributions import constraints
 from torch.nn import functional as F
 
 from ....nn import without_autocast
-from ..energy_based import MAX_UNITS, EnergyBasedModel, binary_states, log_sum_over_states
+from ..energy_based import MAX_UNITS, EnergyBasedModel, behind, exact_states, log_sum_over_states
 from ..latent_energy import LatentEnergyModel
-from .layers import column, entropy, log_odds
+from .layers import entropy, log_odds
 
 
 class BoltzmannMachine(LatentEnergyModel):
@@ -154,7 +154,7 @@ class AllUnits(EnergyBasedModel):
             choose: Maps the input of a unit, with shape (*), to its new value.
             beta: The inverse temperature.
         """
-        couplings, values, beta = self.couplings(), [*s.unbind(-1)], column(beta)
+        couplings, values, beta = self.couplings(), [*s.unbind(-1)], behind(beta)
         with without_autocast(s):
             inputs = beta * (s @ couplings + self.bias) + (1 - beta) * self.base
         for i in order:
@@ -170,7 +170,4 @@ class AllUnits(EnergyBasedModel):
     @torch.no_grad()
     def exact_sample(self, shape: Sequence[int], context: Tensor | None = None) -> Tensor:
         """Returns independent exact draws."""
-        units = self.event_shape[0]
-        states = binary_states(0, 2**units, units, self.base)
-        table = torch.cat([-self.energy(part) for part in states.split(2**14)])
-        return states[Categorical(logits=table).sample(torch.Size(shape))]
+        return exact_states(lambda s: -self.energy(s), self.event_shape[0], self.base, shape)

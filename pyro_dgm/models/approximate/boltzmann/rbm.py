@@ -30,11 +30,10 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Categorical
 from torch.nn import functional as F
 
 from ....nn import at_least_float32, without_autocast
-from ..energy_based import EnergyBasedModel, binary_states, log_sum_over_states
+from ..energy_based import EnergyBasedModel, behind, exact_states, log_sum_over_states
 from .units import Bernoulli, Count, HiddenUnits, VisibleUnits
 
 
@@ -110,7 +109,7 @@ class RBM(EnergyBasedModel):
             rest = self.visible.log_measure(x)
             if isinstance(beta, float) and beta == 1.0:  # without what is then multiplied by nought or one
                 return -at_least_float32(linear) - self.hidden.log_normaliser(at_least_float32(t)) - rest
-            hidden = self.hidden.log_normaliser(at_least_float32(_behind(beta) * t))
+            hidden = self.hidden.log_normaliser(at_least_float32(behind(beta) * t))
             return -beta * linear - (1 - beta) * (phi @ self.base - self._log_base(count)) - hidden - rest
 
     @torch.no_grad()
@@ -119,7 +118,7 @@ class RBM(EnergyBasedModel):
 
         It is reversible.
         """
-        beta = _behind(beta)
+        beta = behind(beta)
         count = self.visible.count(x)
         h = self.hidden.sample(beta * self._input(self.visible.statistics(x), count))
         return self.visible.sample(beta * self._output(h) + (1 - beta) * self.base, count)
@@ -153,13 +152,8 @@ class RBM(EnergyBasedModel):
         Raises:
             ValueError: If no layer has at most 20 binary units.
         """
-        units, log_joint, shape = self._enumerated(), self._log_joint(context), torch.Size(shape)
         with without_autocast(self.weight):
-            table = torch.cat([log_joint(s) for s in binary_states(0, 2**units, units, self.weight).split(2**14)])
-        table = table.movedim(0, -1)
-        batch = shape[len(shape) - (table.dim() - 1) :]
-        index = Categorical(logits=table.expand(*batch, 2**units)).sample(shape[: len(shape) - len(batch)])
-        state = (index[..., None] >> torch.arange(units, device=index.device) & 1).to(self.weight.dtype)
+            state = exact_states(self._log_joint(context), self._enumerated(), self.weight, shape)
         if not self.hidden.enumerable:
             return state
         return self.visible.sample(self._output(state), self._count(context))
@@ -211,11 +205,6 @@ class RBM(EnergyBasedModel):
             return self.visible.log_normaliser(out, count) + count * bias
 
         return log_joint
-
-
-def _behind(beta: Tensor | float) -> Tensor | float:
-    """A temperature that multiplies units."""
-    return beta[..., None] if isinstance(beta, Tensor) else beta
 
 
 def _times(count: Count, vector: Tensor) -> Tensor:

@@ -307,7 +307,7 @@ def test_classes_are_learned():
     samples = gan(torch.eye(2)).sample((50,))
     means = torch.stack([x[label == k].mean(0) for k in range(2)])
     nearest = torch.cdist(samples.flatten(0, 1), means).argmin(-1).reshape(50, 2)
-    # seeds 0 to 2 give at least 0.9; chance is 0.5
+    # chance is 0.5
     assert float((nearest == torch.arange(2)).float().mean()) > 0.8
 
 

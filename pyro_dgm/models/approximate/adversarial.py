@@ -100,7 +100,8 @@ class AdversarialVariationalBayes(ApproximateModel):
     believe the critic: it is the importance-weighted bound whose proposal is the normal distribution with the means
     and deviations of q(z | x, c), over ``moments`` draws, a true lower bound, and a loose one where q is far from
     normal (raise ``num_particles``, or use :func:`~pyro_dgm.evaluation.annealed`). ``guide`` samples from that normal
-    distribution, so that ``SVI`` has something to score; ``implicit_guide`` from q.
+    distribution, so that ``SVI`` has something to score; ``implicit_guide`` from q. Like any reverse divergence it may
+    settle in one of several modes that lie far apart, from a narrow start above all.
 
     (Mescheder, Nowozin and Geiger, Adversarial Variational Bayes, 2017, arXiv:1701.04722.)
 

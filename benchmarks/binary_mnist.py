@@ -51,9 +51,9 @@ SETTINGS = {
 class Dynamic(nn.Module):
     """The loss of images of coins, given the probabilities of the coins."""
 
-    def __init__(self, model: TractableModel) -> None:
+    def __init__(self, loss: nn.Module) -> None:
         super().__init__()
-        self.loss = model.objective()(model)
+        self.loss = loss
 
     def forward(self, probabilities: Tensor) -> Tensor:
         """Draws the coins and scores them."""
@@ -71,7 +71,9 @@ def main() -> None:
     (x, _), (test, _) = mnist(), mnist(split="test")
     data, valid = (part.reshape(-1, *model.event_shape) / 255 for part in x.split([59_000, 1_000]))
     optimizer = partial(AdamW, lr=setting.lr, weight_decay=setting.weight_decay, fused=True)
-    seconds = train(Dynamic(model), data, valid, arguments, optimizer=optimizer, batch_size=setting.batch_size)
+    seconds = train(
+        Dynamic(model.objective()(model)), data, valid, arguments, optimizer=optimizer, batch_size=setting.batch_size
+    )
     coins = binarize(test, generator=torch.Generator().manual_seed(0)).reshape(-1, *model.event_shape)
     score = held_out(model.eval(), coins.to(arguments.device))
     value, spread = -score.mean, 2 * score.standard_error

@@ -32,22 +32,11 @@ from pyro_dgm.models import RBM
 from pyro_dgm.objectives import PersistentContrastiveDivergence
 from pyro_dgm.training import History
 
+from .binary_mnist import Dynamic
 from .report import Row, keep_memory, start, write
 
 PIXELS, HIDDEN, BATCH, CHAINS, LR = 784, 500, 100, 100, 0.2
 RATES = (0.1, 0.02)  # of scikit-learn
-
-
-class Dynamic(nn.Module):
-    """The loss of images of coins, given the probabilities of the coins."""
-
-    def __init__(self, rbm: RBM) -> None:
-        super().__init__()
-        self.loss = PersistentContrastiveDivergence(CHAINS)(rbm)
-
-    def forward(self, probabilities: Tensor) -> Tensor:
-        """Draws the coins and contrasts them with the chains."""
-        return self.loss(torch.bernoulli(probabilities))
 
 
 def falling(optimizer: SGD, steps: int) -> LambdaLR:
@@ -87,7 +76,8 @@ def trained(data: Tensor, epochs: int, seed: int, rounds: Rounds) -> RBM:
     rbm = RBM(PIXELS, HIDDEN)
     rbm.initialize(data)
     fit(
-        Dynamic(rbm), data, optimizer=partial(SGD, lr=LR, fused=True), schedule=falling, batch_size=BATCH,
+        Dynamic(PersistentContrastiveDivergence(CHAINS)(rbm)), data, optimizer=partial(SGD, lr=LR, fused=True),
+        schedule=falling, batch_size=BATCH,
         max_epochs=epochs, gradient_clip=None, ema=0.999, seed=seed, compile=True, progress=False, callbacks=[rounds],
     )  # fmt: skip
     return rbm

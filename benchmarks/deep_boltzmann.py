@@ -19,9 +19,8 @@ import time
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import SGD
-from torch.optim.lr_scheduler import LambdaLR
 
 from pyro_dgm import fit
 from pyro_dgm.datasets import binarize, mnist
@@ -29,27 +28,12 @@ from pyro_dgm.models import DBM, DBN, RBM
 from pyro_dgm.objectives import PersistentContrastiveDivergence
 from pyro_dgm.training import pretrain
 
+from .binary_mnist import Dynamic
+from .boltzmann import falling
 from .report import Row, start, write
 
 PIXELS, BATCH, CHAINS, LR, STEPS = 784, 100, 100, 0.05, 5
 PUBLISHED = {"DBM": 84.62, "DBN": 85.97}
-
-
-class Dynamic(nn.Module):
-    """The loss of images of coins, given the probabilities of the coins."""
-
-    def __init__(self, model: DBM) -> None:
-        super().__init__()
-        self.loss = PersistentContrastiveDivergence(CHAINS, STEPS)(model)
-
-    def forward(self, probabilities: Tensor) -> Tensor:
-        """Draws the coins and contrasts them with the chains."""
-        return self.loss(torch.bernoulli(probabilities))
-
-
-def falling(optimizer: SGD, steps: int) -> LambdaLR:
-    """A learning rate that falls to zero in a line."""
-    return LambdaLR(optimizer, lambda step: 1 - step / steps)
 
 
 def make(name: str, hidden: list[int]) -> DBM | DBN:
@@ -106,7 +90,13 @@ def main() -> None:
     if name == "DBM":
         rows += scored("DBM, pretrained", model, coins, arguments.temperatures, None)
         begin = time.perf_counter()
-        fit(Dynamic(model), data, max_epochs=arguments.epochs, ema=0.999, **settings)
+        fit(
+            Dynamic(PersistentContrastiveDivergence(CHAINS, STEPS)(model)),
+            data,
+            max_epochs=arguments.epochs,
+            ema=0.999,
+            **settings,
+        )
         rows.append(Row("training, all layers", (time.perf_counter() - begin) / 60, "minutes"))
     rows += scored(name, model, coins, arguments.temperatures, reference)
     notes = [

@@ -34,21 +34,10 @@ from pyro_dgm.nn import GaussianNoise
 from pyro_dgm.objectives import Walkback
 from pyro_dgm.training import History, warmup_cosine
 
+from .binary_mnist import Dynamic
 from .report import Row, start, write
 
 SAMPLES, CHAINS, BAR, PUBLISHED, LR, BATCH = 10_000, 100, 200.0, 214.0, 1e-3, 100
-
-
-class Dynamic(nn.Module):
-    """The loss of images of coins, given the probabilities of the coins."""
-
-    def __init__(self, model: GSN, steps: int) -> None:
-        super().__init__()
-        self.loss = Walkback(steps)(model)
-
-    def forward(self, probabilities: Tensor) -> Tensor:
-        """Draws the coins and scores their reconstructions."""
-        return self.loss(torch.bernoulli(probabilities))
 
 
 def train(model: GSN, x: Tensor, arguments: argparse.Namespace) -> float:
@@ -59,7 +48,7 @@ def train(model: GSN, x: Tensor, arguments: argparse.Namespace) -> float:
         print(history.rows[-1], f"{time.process_time() - begin:.0f} s", flush=True)
 
     fit(
-        Dynamic(model, arguments.steps), x, optimizer=partial(Adam, lr=LR, fused=True), batch_size=BATCH,
+        Dynamic(Walkback(arguments.steps)(model)), x, optimizer=partial(Adam, lr=LR, fused=True), batch_size=BATCH,
         schedule=partial(warmup_cosine, warmup=0.02), max_epochs=arguments.epochs, seed=arguments.seed, compile=False,
         progress=False, callbacks=[report],
     )  # fmt: skip

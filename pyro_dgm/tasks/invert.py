@@ -14,7 +14,6 @@ The generator stays as it is. A posterior over z knows only what G can make: wha
 explained as noise, and a small noise then makes the posterior sharp and hard to sample.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
@@ -27,7 +26,7 @@ from torch.distributions import Distribution
 
 from ..distributions import Marginal, Pushforward
 from ..evaluation.likelihood import evaluating
-from ..mcmc import PosteriorAnnealing
+from ..mcmc import PosteriorAnnealing, Weights
 from ..models.base import GenerativeModel
 
 Observe = Callable[[Tensor], Distribution]
@@ -191,8 +190,7 @@ def invert(
     with pyro.validation_enabled(False):
         annealing = PosteriorAnnealing(problem.evidence(), y, num_chains, num_temperatures, leapfrog_steps)
         z, log_w = annealing.forward()
-        w = log_w.softmax(0)
-        chosen = torch.multinomial(w.mT, num_samples, replacement=True).mT
+        weights = Weights().add(log_w)
+        chosen = torch.multinomial(log_w.softmax(0).mT, num_samples, replacement=True).mT
         z = z[chosen, torch.arange(len(y), device=y.device)]
-        size = 1 / w.square().sum(0)
-        return Inversion(problem.generate(z), z, log_w.logsumexp(0) - math.log(num_chains), size)
+        return Inversion(problem.generate(z), z, weights.log_mean.to(log_w), weights.effective_size.to(log_w))

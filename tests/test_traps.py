@@ -74,9 +74,10 @@ def test_volume_is_kept_by_all_of_nice_but_its_scale():
 def test_density_is_the_same_in_training_and_evaluation(name):
     """No running statistics. (The training of a continuous flow estimates the trace: ``test_continuous``.)"""
     torch.manual_seed(0)
-    model = perturb(MODELS[name].make(0))
-    x = MODELS[name].data(model, 5)
-    train, evaluation = (model.train(mode)().log_prob(x) for mode in (True, False))
+    context = MODELS[name].contexts[0]  # none, where a model can do without
+    model = perturb(MODELS[name].make(context))
+    x, c = MODELS[name].data(model, 5), torch.randn(5, context) if context else None
+    train, evaluation = (model.train(mode)(c).log_prob(x) for mode in (True, False))
     assert torch.equal(train, evaluation)
 
 

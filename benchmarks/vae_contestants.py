@@ -6,11 +6,13 @@ is the single-sample :math:`\log q(z | x) - \log p(z)`, whose constants cancel, 
 """
 
 import math
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Adam
 
 OFFSET = math.log(math.expm1(1 - 1e-3))
 """What makes a raw deviation of 0 a deviation of 1."""
@@ -209,6 +211,85 @@ class VQ(Hand):
         commitment = 0.25 * (h - e).square().sum((-1, -2))
         log_p = self.logits.log_softmax(-1).expand(len(x), -1, -1).gather(-1, k[..., None]).sum((-1, -2))
         return (cross_entropy(self.decoder(z.flatten(-2)), x) + commitment - log_p).mean()
+
+
+class Denoising(Hand):
+    """The reconstruction error of data of which a share was set to zero."""
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, rate: float) -> None:
+        super().__init__(encoder, decoder)
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the loss."""
+        kept = (torch.rand_like(x) >= self.rate).to(x.dtype)
+        return cross_entropy(self.decoder(self.encoder(kept * x)), x).mean()
+
+
+class Conditional(Hand):
+    """The ELBO given a class, the last numbers of a datum, which encoder, decoder and prior read."""
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, prior: nn.Module, classes: int) -> None:
+        super().__init__(encoder, decoder)
+        self.prior, self.classes = prior, classes
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Returns the loss."""
+        x, c = data[:, : -self.classes], data[:, -self.classes :]
+        loc, scale = split(self.encoder(data))
+        z = loc + scale * torch.randn_like(loc)
+        divergence = log_normal(z, loc, scale) - log_normal(z, *split(self.prior(c)))
+        return (cross_entropy(self.decoder(torch.cat([z, c], -1)), x) + divergence).mean()
+
+
+class SemiSupervised(Hand):
+    """The bounds summed over the classes of data without a label, -1 in their last number, and a cross-entropy."""
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, classifier: nn.Module, classes: int) -> None:
+        super().__init__(encoder, decoder)
+        self.classifier = classifier
+        self.register_buffer("classes", torch.eye(classes))
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Returns the loss."""
+        x, label = data[:, :-1], data[:, -1].long()
+        n, k = len(x), len(self.classes)
+        each, c = x[:, None].expand(-1, k, -1), self.classes.expand(n, -1, -1)
+        z, divergence = draw(self.encoder(torch.cat([each, c], -1)))
+        bound = -cross_entropy(self.decoder(torch.cat([z, c], -1)), each) - divergence - math.log(k)
+        log_q, known = self.classifier(x).log_softmax(-1), label >= 0
+        taken = label.clamp(min=0)[:, None]
+        labelled = bound.gather(1, taken).squeeze(1)
+        rest = (log_q.exp() * (bound - log_q)).sum(-1)
+        cross = F.nll_loss(log_q, label, ignore_index=-1)
+        return 0.1 * cross - torch.where(known, labelled, rest).mean()
+
+
+class Factor(Hand):
+    """The ELBO and a critic's estimate of the total correlation; the two take turns, each with its optimizer."""
+
+    def __init__(self, encoder: nn.Module, decoder: nn.Module, critic: nn.Module, gamma: float) -> None:
+        super().__init__(encoder, decoder)
+        self.critic, self.gamma = critic, gamma
+        own = [*encoder.parameters(), *decoder.parameters()]
+        self.optimizers = Adam(own, 1e-3, fused=True), Adam(critic.parameters(), 1e-4, betas=(0.5, 0.9), fused=True)
+
+    def losses(self, x: Tensor) -> Iterator[Tensor]:
+        """Yields the loss of either player, from the same weights of the encoder."""
+        with torch.no_grad():
+            z, other = (draw(self.encoder(x))[0] for _ in range(2))
+            product = other.gather(0, torch.rand_like(other).argsort(0))
+        yield F.softplus(-self.critic(z)).mean() + F.softplus(self.critic(product)).mean()
+        z, divergence = draw(self.encoder(x))
+        yield (cross_entropy(self.decoder(z), x) + divergence).mean() + self.gamma * self.critic(z).mean()
+
+    def step(self, x: Tensor) -> Tensor:
+        """Moves both players and returns the autoencoder's loss."""
+        for loss, optimizer in zip(self.losses(x), reversed(self.optimizers), strict=True):
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        return loss.detach()
 
 
 class MIWAE(Hand):

@@ -13,16 +13,17 @@ from torch import Tensor, nn
 
 from pyro_dgm import models as m
 from pyro_dgm.distributions import heads
-from pyro_dgm.objectives import IWAE
+from pyro_dgm.nn import MaskingNoise
+from pyro_dgm.objectives import IWAE, Reconstruction
 from pyro_dgm.transforms import Planar
 
 from . import vae_contestants as hand
 from .report import Row, write
 from .training import COMPILED, Task, measure, rows_of
-from .training_contestants import by_fit, by_torch, count
+from .training_contestants import Contestant, by_fit, by_torch, count, loop
 
 BATCH = 128
-PIXELS, HIDDEN, LATENT = 784, 400, 20
+PIXELS, HIDDEN, LATENT, CLASSES = 784, 400, 20, 10
 WIDE = {"hidden_features": (HIDDEN,)}
 
 
@@ -58,7 +59,7 @@ def parts(**prior: nn.Module) -> dict[str, nn.Module]:
     return {"prior": m.StandardNormal(LATENT), "likelihood": likelihood, "posterior": posterior, **prior}
 
 
-def twin(cls: Callable[..., nn.Module], *settings: float, out: int = 2 * LATENT) -> nn.Module:
+def twin(cls: Callable[..., nn.Module], *settings: float | nn.Module, out: int = 2 * LATENT) -> nn.Module:
     """An encoder, a decoder and what combines them."""
     return cls(hand.mlp(PIXELS, HIDDEN, out), hand.mlp(LATENT, HIDDEN, PIXELS), *settings)
 
@@ -92,6 +93,54 @@ def incomplete() -> nn.Module:
     return m.MIWAE(12, 10, hidden_features=(128, 128), activation=nn.Tanh, num_particles=20)
 
 
+class WithContext(nn.Module):
+    """The loss of data whose last numbers are the context."""
+
+    def __init__(self, model: m.GenerativeModel) -> None:
+        super().__init__()
+        self.loss, self.features = model.objective()(model), model.event_shape.numel()
+
+    def forward(self, data: Tensor) -> Tensor:
+        """Splits and scores."""
+        return self.loss(data[:, : self.features], data[:, self.features :])
+
+
+def with_class(n: int) -> Tensor:
+    """Binary images, and their classes as a 1 among 0s."""
+    return torch.cat([pixels(n), torch.eye(CLASSES)[torch.randint(CLASSES, (n,))]], -1)
+
+
+def with_few_labels(n: int) -> Tensor:
+    """Binary images, and for a tenth of them a label."""
+    label = torch.where(torch.rand(n) < 0.1, torch.randint(CLASSES, (n,)), -1)
+    return torch.cat([pixels(n), label[:, None]], -1)
+
+
+def conditional(prior: nn.Module | None) -> m.ConditionalVAE:
+    """An autoencoder of images given a class."""
+    likelihood = m.IndependentBernoulli(PIXELS, LATENT + CLASSES, **WIDE)
+    posterior = m.DiagonalNormal(LATENT, PIXELS + CLASSES, **WIDE)
+    return m.ConditionalVAE(prior, likelihood, posterior, CLASSES)
+
+
+def semi_supervised() -> nn.Module:
+    """One of these for each class, and a classifier."""
+    return WithContext(m.SemiSupervisedVAE(conditional(m.StandardNormal(LATENT)), hidden_features=(HIDDEN,)))
+
+
+def classed(cls: Callable[..., nn.Module], read: nn.Module) -> nn.Module:
+    """What is made by hand of networks that see a class."""
+    encoder, decoder = hand.mlp(PIXELS + CLASSES, HIDDEN, 2 * LATENT), hand.mlp(LATENT + CLASSES, HIDDEN, PIXELS)
+    return cls(encoder, decoder, read, CLASSES)
+
+
+def denoising() -> nn.Module:
+    """Thirty per cent of the pixels are masked."""
+    likelihood = m.IndependentBernoulli(PIXELS, LATENT, **WIDE)
+    model = m.Autoencoder(m.StandardNormal(LATENT), likelihood, hidden_features=(HIDDEN,))
+    return Reconstruction(MaskingNoise(0.3))(model)
+
+
 def tanh(*widths: int) -> nn.Sequential:
     """A multilayer perceptron of tanh units."""
     return hand.mlp(*widths, activation=nn.Tanh)
@@ -105,6 +154,20 @@ PAIRS = {
         lambda: m.BetaTCVAE(**parts(), beta=6.0, data_size=10_000),
         pixels,
     ),
+    "FactorVAE": Pair(
+        lambda: twin(hand.Factor, hand.mlp(LATENT, 256, 256, 256, 1, activation=nn.LeakyReLU), 10.0),
+        lambda: m.FactorVAE(**parts()),
+        pixels,
+    ),
+    "ConditionalVAE": Pair(
+        lambda: classed(hand.Conditional, hand.mlp(CLASSES, 64, 64, 2 * LATENT)),
+        lambda: WithContext(conditional(None)),
+        with_class,
+    ),
+    "SemiSupervisedVAE": Pair(
+        lambda: classed(hand.SemiSupervised, hand.mlp(PIXELS, HIDDEN, CLASSES)), semi_supervised, with_few_labels, 4
+    ),
+    "denoising Autoencoder": Pair(partial(twin, hand.Denoising, 0.3, out=LATENT), denoising, pixels),
     "InfoVAE": Pair(partial(twin, hand.Discrepancy), lambda: m.InfoVAE(**parts()), pixels),
     "VampPrior": Pair(partial(twin, hand.Vamp, PIXELS, 100), vamp, pixels),
     "planar posterior": Pair(
@@ -129,6 +192,13 @@ PAIRS = {
 }
 
 
+def by_hand_of(model: nn.Module, x: Tensor) -> Contestant:
+    """A plain loop: around the model's own step where there are several optimizers."""
+    if hasattr(model, "step"):
+        return loop(model.step, x, BATCH)
+    return by_torch(model, list(model.parameters()), x, BATCH)
+
+
 def run(rounds: int, only: list[str]) -> None:
     """Times the pairs and writes the results."""
     torch.set_num_threads(1)
@@ -143,7 +213,7 @@ def run(rounds: int, only: list[str]) -> None:
         pair = PAIRS[name]
         x, by_hand, model = pair.data(pair.steps * BATCH), pair.twin(), pair.model()
         contestants = {
-            "torch": by_torch(by_hand, list(by_hand.parameters()), x, BATCH),
+            "torch": by_hand_of(by_hand, x),
             COMPILED: by_fit(model, x, BATCH, compile=True),
         }
         sizes = (count(by_hand), count(model))

@@ -30,7 +30,7 @@ from pyro_dgm.evaluation import held_out
 from pyro_dgm.models import MAF, NSF, RealNVP
 from pyro_dgm.training import History, warmup_cosine
 
-from .report import Row, start, write
+from .report import Row, keep_curve, start, write
 
 MODELS = {
     "MAF": lambda: MAF(63, transforms=5, hidden_features=(512, 512)),
@@ -41,16 +41,24 @@ BARS = {("MAF", "cpu"): 153.0, ("RealNVP", "cpu"): 153.0, ("MAF", "cuda"): 155.7
 
 
 def train(
-    model: nn.Module, data: Tensor, validation: Tensor, arguments: argparse.Namespace, **settings: object
+    model: nn.Module,
+    data: Tensor,
+    validation: Tensor | None,
+    arguments: argparse.Namespace,
+    curve: str | None = None,
+    **settings: object,
 ) -> float:
-    """Trains in place, for as long as the command line says; returns processor seconds (by the wall on a GPU)."""
+    """Trains in place, for as long as the command line says; returns processor seconds (by the wall on a GPU).
+
+    With a name for it the curve of losses is kept among the results.
+    """
     clock = time.perf_counter if arguments.device == "cuda" else time.process_time
     begin = clock()
 
     def report(history: History, _: nn.Module) -> None:
         print({key: round(value, 3) for key, value in history.rows[-1].items()}, f"{clock() - begin:.0f} s", flush=True)
 
-    fit(
+    history = fit(
         model,
         data,
         validation=validation,
@@ -65,6 +73,8 @@ def train(
         callbacks=[report],
         **settings,
     )
+    if curve is not None:
+        keep_curve(curve, history)
     return clock() - begin
 
 

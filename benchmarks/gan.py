@@ -9,7 +9,7 @@ GAN 225 (Goodfellow et al., 2014, arXiv:1406.2661). The figure says little (see 
 that of 10,000 training images and that of as many of their k-means centres stand beside it: a model that remembers
 beats the data.
 
-The game is the relativistic one with both zero-centred gradient penalties (Huang, Gokaslan, Kuleshov and Tompkin, 2024,
+The game is the relativistic one with both zero-centred gradient penalties (Huang, Gokaslan, Kuleshov and Tompkin, 2025,
 arXiv:2501.05441), on two plain layers either side.
 
     python -m benchmarks.gan [--epochs 80] [--device cuda] [--checkpoint FILE]

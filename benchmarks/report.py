@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyro_dgm
+from pyro_dgm.training import History
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -131,6 +132,16 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n")
     (folder / f"{name}.md").write_text(markdown(name, record))
+
+
+def keep_curve(name: str, history: History, folder: Path = RESULTS) -> None:
+    """Writes the losses of every epoch to ``NAME.json``, and their picture to ``NAME.png``."""
+    from pyro_dgm.plots import learning_curves
+
+    columns = {key: [round(value, 4) for value in history[key]] for key in history.columns}
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps({"command": command(name.partition("-")[0]), **columns}) + "\n")
+    learning_curves(history, history.losses).savefig(folder / f"{name}.png", dpi=80)
 
 
 def markdown(name: str, record: dict[str, Any]) -> str:

@@ -117,6 +117,7 @@ def main() -> None:
         data,
         valid,
         arguments,
+        f"vae-{arguments.model}-curve",
         optimizer=partial(SOAP, lr=setting.lr, betas=(0.9, 0.95), weight_decay=0.0, max_precondition_dim=256),
         batch_size=setting.batch_size,
         ema=0.999,

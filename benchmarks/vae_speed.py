@@ -223,4 +223,4 @@ def run(rounds: int, only: list[str]) -> None:
     for row in rows:
         if row.bar:
             print(f"{row.name:45} {row.figure:.3f} <= {row.reference:.2f} {'yes' if row.holds else 'NO'}")
-    write("vae_speed" if not only else "vae_speed-partial", rows, seeds=[0], notes=notes)
+    write("vae-speed" if not only else "vae-speed-partial", rows, seeds=[0], notes=notes)

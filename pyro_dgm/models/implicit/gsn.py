@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from ...objectives import Objective
 
 State = tuple[Tensor, Tensor]
+STARTS = 64  # that a model remembers
 
 
 class StochasticNetwork(ImplicitModel):
@@ -67,7 +68,16 @@ class StochasticNetwork(ImplicitModel):
         self.latent_shape = torch.Size(latent_shape)
         self.burn_in, self.thinning, self.chains = burn_in, thinning, chains
         self.register_buffer("rest", torch.zeros(self.latent_shape))
+        self.register_buffer("starts", torch.zeros(STARTS, *self.event_shape))
+        self.register_buffer("initialized", torch.tensor(False))
         self._chain(None, torch.Size(), means=False)  # refuses numbers of steps that are not possible
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
+        """Remembers where chains start: every number of such an x is that of another datum, so that none is kept."""
+        rows = torch.randint(len(x), self.starts.shape, device=x.device)
+        self.starts.copy_(x.flatten(1).gather(0, rows.flatten(1)).reshape(rows.shape))
+        self.initialized.fill_(True)
 
     def encode(self, x: Tensor, h: Tensor, context: Tensor | None = None) -> Tensor:
         """Draws from p(h' | h, x, c), with shape (*, *latent_shape)."""
@@ -107,8 +117,9 @@ class StochasticNetwork(ImplicitModel):
             context: Contexts, with shape ``batch_shape + (context,)``.
             means: Whether it shows E[x | h_t, c] in place of x_t: what papers print, and score, as samples. They have
                 less noise than samples; they are not from p(x | c).
-            start: Data of which every chain draws one to start at, with shape ``(n,) + event_shape``; what the
-                network makes of hidden units at rest when ``None``.
+            start: Data of which every chain draws one to start at, with shape ``(n,) + event_shape``. When ``None``,
+                numbers drawn independently of each other from the training data, as ``initialize`` has kept some;
+                of a network that ``fit`` has not seen, what it makes of hidden units at rest.
 
         Raises:
             ValueError: If the starts are no data.
@@ -161,8 +172,9 @@ class StochasticNetwork(ImplicitModel):
         def initial(shape: torch.Size) -> State:
             h = self.rest.expand(*shape, *self.latent_shape)
             if start is not None:
-                return start[torch.randint(len(start), shape, device=start.device)], h
-            return hold(self.decode(h, context).sample()), h
+                return _rows(start, shape), h
+            unseen = self.decode(h, context).sample()
+            return hold(torch.where(self.initialized, _rows(self.starts, shape), unseen)), h
 
         def transition(state: State) -> State:
             h = self.encode(*state, context)
@@ -180,6 +192,10 @@ class StochasticNetwork(ImplicitModel):
         from ...objectives import Walkback
 
         return Walkback(2 * self.depth + 1)
+
+
+def _rows(x: Tensor, shape: torch.Size) -> Tensor:
+    return x[torch.randint(len(x), shape, device=x.device)]
 
 
 class DenoisingAutoencoder(StochasticNetwork):
@@ -243,7 +259,8 @@ class DenoisingAutoencoder(StochasticNetwork):
         return self.likelihood(join(h, len(self.event_shape), context))
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Fits what of the likelihood depends on data."""
+        """Remembers where chains start, and fits what of the likelihood depends on data."""
+        super().initialize(x, context)
         self.likelihood.initialize(x, join(self.corruption(x), len(self.event_shape), context))
 
 

@@ -12,11 +12,12 @@ weight of its penalties, by trials on these tasks. A game whose loss stops being
 
     python -m benchmarks.modes [--data ring grid] [--games NonSaturating ...] [--seeds 0] [--steps 12000]
 
-Samples are kept in a folder, and runs that are there are not made again.
+Samples are kept in a folder, and runs that are there are not made again; rows of data of which there is no run stay.
 """
 
 import argparse
 import itertools
+import json
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -180,6 +181,13 @@ def rows(folder: Path, data: str) -> list[Row]:
     return made
 
 
+def earlier(name: str, start: str) -> list[Row]:
+    """Returns rows of an earlier run, those whose names start so."""
+    file = RESULTS / f"{name}.json"
+    kept = json.loads(file.read_text())["rows"] if file.exists() else []
+    return [Row(**{key: row[key] for key in row if key != "holds"}) for row in kept if row["name"].startswith(start)]
+
+
 def report(folder: Path, seeds: list[int]) -> None:
     """Writes tables and pictures of what is there."""
     notes = [
@@ -192,7 +200,10 @@ def report(folder: Path, seeds: list[int]) -> None:
         "A perfect model has 98.9 % of its samples within three deviations of a mode.",
     ]
     there = [data for data in ("ring", "grid") if any(folder.glob(f"{data}-*.pt"))]
-    write("modes", [row for data in there for row in rows(folder, data)], seeds=seeds, notes=notes)
+    made = [
+        row for data in ("ring", "grid") for row in (rows(folder, data) if data in there else earlier("modes", data))
+    ]
+    write("modes", made, seeds=seeds, notes=notes)
     for data in there:
         first = {name: file for name in games() if (file := folder / f"{data}-{name}-{seeds[0]}.pt").exists()}
         samples = {name: torch.load(file, weights_only=True) for name, file in first.items()}

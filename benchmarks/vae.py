@@ -24,6 +24,7 @@ from typing import NamedTuple
 import torch
 from pytorch_optimizer import SOAP
 from torch import Tensor, nn
+from torch.optim import AdamW
 
 from pyro_dgm.datasets import binarize, mnist
 from pyro_dgm.evaluation import importance_weighted
@@ -35,7 +36,7 @@ from pyro_dgm.models import (
     StandardNormal,
     VampPrior,
 )
-from pyro_dgm.nn import GatedMLP
+from pyro_dgm.nn import MLP, GatedMLP
 from pyro_dgm.objectives import ELBO, IWAE, LinearWarmup, Objective
 from pyro_dgm.transforms import Affine, MaskedAutoregressive, Planar
 
@@ -64,11 +65,12 @@ class Setting(NamedTuple):
     fixed: bool = False
 
 
-def dense(latent: int, hidden_features: tuple[int, ...], activation: type[nn.Module]) -> VAE:
-    """An autoencoder of 784 binary pixels."""
+def dense(latent: int, hidden_features: tuple[int, ...], activation: type[nn.Module], dropped: float = 0.0) -> VAE:
+    """An autoencoder of 784 binary pixels, of which the encoder does not see a share while it learns."""
     widths = {"hidden_features": hidden_features, "activation": activation}
     likelihood = IndependentBernoulli(784, latent, **widths)
-    return VAE(StandardNormal(latent), likelihood, DiagonalNormal(latent, 784, **widths))
+    encoder = nn.Sequential(nn.Dropout(dropped), MLP(784, 2 * latent, **widths)) if dropped else None
+    return VAE(StandardNormal(latent), likelihood, DiagonalNormal(latent, 784, network=encoder, **widths))
 
 
 def gated(latent: int = 40) -> tuple[IndependentBernoulli, DiagonalNormal]:
@@ -108,7 +110,16 @@ SETTINGS = {
     "VampPrior": Setting(vamp, 430, 82.88, warmup=0.1),
     "planar": Setting(partial(moved, planar), 430, None, warmup=0.1),
     "IAF": Setting(partial(moved, iaf), 430, None, warmup=0.1),
-    "pythae": Setting(partial(dense, 40, (400,), nn.ReLU), 300, 89.9, scored=200, fixed=True),
+    "pythae": Setting(
+        partial(dense, 40, (400,), nn.ReLU, 0.2),
+        300,
+        89.9,
+        scored=200,
+        batch_size=100,
+        warmup=0.1,
+        fixed=True,
+        optimizer=partial(AdamW, lr=1e-3, weight_decay=0.01, fused=True),
+    ),
 }
 
 

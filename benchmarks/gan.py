@@ -12,7 +12,7 @@ beats the data.
 The game is the relativistic one with both zero-centred gradient penalties (Huang, Gokaslan, Kuleshov and Tompkin, 2025,
 arXiv:2501.05441), on two plain layers either side.
 
-    python -m benchmarks.gan [--epochs 80] [--device cuda] [--checkpoint FILE]
+    python -m benchmarks.gan [--epochs 60] [--device cuda] [--checkpoint FILE]
 """
 
 from functools import partial
@@ -61,7 +61,7 @@ def row(name: str, samples: Tensor, test: Tensor, choice: Tensor, bar: float | N
 
 def main() -> None:
     """Runs the benchmark and writes its results."""
-    arguments = parser(__doc__.splitlines()[0], ["MLP"], "MLP", 80).parse_args()
+    arguments = parser(__doc__.splitlines()[0], ["MLP"], "MLP", 60).parse_args()
     start()
     torch.manual_seed(arguments.seed)
     (x, _), (test, _) = mnist(), mnist(split="test")
@@ -69,7 +69,7 @@ def main() -> None:
     x, choice = x[:50_000], x[50_000:51_000]
     model = multilayer()
     game = Adversarial(Relativistic(), [R1(1.0), R2(1.0)])(model)
-    adam = partial(Adam, lr=2e-4, betas=(0.0, 0.99), fused=True)
+    adam = partial(Adam, lr=6e-4, betas=(0.0, 0.99), fused=True)
     seconds = train(game, x, None, arguments, optimizer=adam, batch_size=100, ema=0.999)
     model.to("cpu").eval()
     samples = model().sample((SAMPLES,))

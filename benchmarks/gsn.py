@@ -74,7 +74,8 @@ def main() -> None:
         "Parzen window log-likelihood of the 10,000 test images, low and high two standard errors either side; "
         f"kernel width by 1,000 validation images ({ours.bandwidth:.3f} for the network).",
         f"A chain for each mean, which is that after {model.burn_in} steps, as the model is sampled by default. Chains "
-        "start at numbers drawn independently of each other from the training images. The papers take consecutive means.",
+        "start at numbers drawn independently of each other from the training images. The papers take consecutive "
+        "means.",
         f"Walkback of {arguments.steps} steps, salt and pepper 0.4, Gaussian noise of deviation {arguments.noise} "
         f"before and after tanh, Adam, {LR}, batches of {BATCH}, weights averaged.",
         "Remembering scores higher than sampling here: see the caveats of `pyro_dgm.evaluation.parzen`.",

@@ -514,3 +514,12 @@ def test_large_products_by_onednn_are_the_same_products():
     network.double()
     graph, state = capture(function, (x.double(),), [network])
     assert "pyro_dgm" not in _by_onednn(graph, [*state, x.double()]).code
+
+
+def test_products_of_slices_are_not_by_onednn():
+    """Which, rows being further apart than they are long, may take a thousand times as long there."""
+    network = nn.Linear(300, 200)
+    function = training_loss_and_gradients(lambda x: network(x[:, :300]).square().mean(), list(network.parameters()))
+    batch = torch.randn(128, 301)
+    graph, state = capture(function, (batch,), [network])
+    assert "product" not in _by_onednn(graph, [*state, batch]).code

@@ -100,7 +100,9 @@ def _by_onednn(graph: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
         *bias, a, b = node.args
         values = [n.meta["made"] for n in node.args]
         (m, k), n = values[-2].shape, values[-1].shape[1]
-        plain = all(v.dtype == torch.float32 and v.device.type == "cpu" for v in values)
+        plain = all(v.dtype == torch.float32 and v.device.type == "cpu" for v in values) and all(
+            v.strides in ((v.shape[1], 1), (1, v.shape[0])) for v in values[-2:]
+        )  # of a slice, whose rows are further apart, oneDNN may take a thousand times as long
         if (
             not plain
             or 2 * m * k * n < LARGE_PRODUCT

@@ -25,7 +25,7 @@ from pyro_dgm.nn import (
     SelfAttention,
     mixes_data,
 )
-from pyro_dgm.objectives import Adversarial, AuxiliaryClassifier, GradientPenalty, MutualInformation, Wasserstein
+from pyro_dgm.objectives import R1, Adversarial, AuxiliaryClassifier, GradientPenalty, MutualInformation, Wasserstein
 
 from .zoo import perturb
 
@@ -73,7 +73,7 @@ def test_parameter_counts_are_those_of_the_papers_architectures():
         (lambda: DCGANGenerator(3, (1, 8), channels=(4,)), "image_shape: expected"),
         (lambda: DCGANCritic((1, 8, 8), channels=()), "channels: expected at least one level"),
         (lambda: ResidualCritic((1, 8, 8), channels=(4,), attention=5), r"attention: .* one of \[4\], got 5"),
-        (lambda: WGANGP((1, 8, 8), critic=DCGANCritic((1, 8, 8), channels=(4, 4))), "critic: .*batch normalisation"),
+        (lambda: Adversarial(penalty=R1(1.0))(DCGAN((1, 9, 9), channels=2)).players, "penalty: .*batch normalisation"),
         (lambda: ACGAN(3, context=1), "context: expected a number of classes"),
         (lambda: InfoGAN(3, categories=(), continuous=0), "at least one code"),
         (lambda: InfoGAN(3, categories=(1,)), "categories of at least 2 values"),

@@ -21,7 +21,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from ..models.base import ImplicitModel
-from ..nn import at_least_float32, leave_autocast
+from ..nn import at_least_float32, leave_autocast, mixes_data
 from ..nn.critics import called
 from .base import OpposedGame, Player, at_least_one, unique_parameters
 from .critic_penalties import CriticPenalty, as_tuple
@@ -97,8 +97,17 @@ class Adversarial(OpposedGame):
         self.augment, self.weight_clip = augment, weight_clip
 
     def players(self, model: Any, guide: Any) -> list[Player]:
-        """Returns the critic, which moves at every batch, and the generator, at every ``critic_steps``-th."""
+        """Returns the critic, which moves at every batch, and the generator, at every ``critic_steps``-th.
+
+        Raises:
+            ValueError: If there is a penalty, and a critic with batch normalisation.
+        """
         contest = contest_of(model, guide)
+        if self.penalties and isinstance(contest.critic, nn.Module) and mixes_data(contest.critic):
+            raise ValueError(
+                "penalty: expected a critic in which no datum depends on the others, since penalties are about the "
+                "slope at each, got one with batch normalisation; leave that out, or use nn.LayerNorm or nn.GroupNorm"
+            )
         critic, generator = unique_parameters([contest.critic]), unique_parameters([contest.generator])
         critic_adam, project = self.game.critic_adam, None
         if self.weight_clip is not None:

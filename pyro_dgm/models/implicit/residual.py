@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from torch import nn
 from torch.distributions import constraints
 
-from ...nn import ResidualCritic, ResidualGenerator, mixes_data
+from ...nn import ResidualCritic, ResidualGenerator
 from .base import PIXELS, AdversarialModel, IntoSupport, levels
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class WGANGP(AdversarialModel):
         support: Where pixels live; the generator's output is mapped there.
 
     Raises:
-        ValueError: If the critic has batch normalisation, the shape is not that of an image of more than 4 pixels, or
-            no level has the height for attention.
+        ValueError: If the shape is not that of an image of more than 4 pixels, or no level has the height for
+            attention; from its objective, if the critic has batch normalisation.
 
     Example:
         >>> import torch
@@ -59,11 +59,6 @@ class WGANGP(AdversarialModel):
         critic: nn.Module | None = None,
         support: constraints.Constraint = PIXELS,
     ) -> None:
-        if critic is not None and mixes_data(critic):
-            raise ValueError(
-                "critic: expected one in which no datum depends on the others, since the gradient penalty is about the "
-                "slope at each; got one with batch normalisation; leave it out, or use nn.LayerNorm or nn.GroupNorm"
-            )
         generator = _generator(image_shape, latent_features, context, channels, attention, False, support)
         critic = critic or _critic(image_shape, context, channels, attention, False)
         super().__init__(image_shape, latent_features, context, generator, critic, support)

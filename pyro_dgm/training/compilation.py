@@ -30,7 +30,7 @@ from torch.fx import GraphModule
 from .graph import TensorFunction
 
 COMPILE_SECONDS, COMPILE_SECONDS_PER_OPERATION, SAVED_PER_OPERATION = 5.0, 0.0065, 4e-6
-LARGE_PRODUCT = 8_000_000  # operations; below, MKL's smaller cost per call wins
+LARGE_PRODUCT = 8_000_000  # operations; below, MKL's smaller cost per call wins, and in sums of many short products too
 FEWEST_STEPS = round(COMPILE_SECONDS_PER_OPERATION / SAVED_PER_OPERATION)
 
 
@@ -106,6 +106,7 @@ def _by_onednn(graph: GraphModule, inputs: Sequence[Tensor]) -> GraphModule:
         if (
             not plain
             or 2 * m * k * n < LARGE_PRODUCT
+            or k > 4 * max(m, n)
             or (bias and (values[0].shape, values[0].strides) != ((n,), (1,)))
         ):
             continue

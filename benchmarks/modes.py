@@ -181,11 +181,11 @@ def rows(folder: Path, data: str) -> list[Row]:
     return made
 
 
-def earlier(name: str, start: str) -> list[Row]:
-    """Returns rows of an earlier run, those whose names start so."""
-    file = RESULTS / f"{name}.json"
+def earlier(data: str) -> list[Row]:
+    """Returns the rows that an earlier run has left about these data."""
+    file = RESULTS / "modes.json"
     kept = json.loads(file.read_text())["rows"] if file.exists() else []
-    return [Row(**{key: row[key] for key in row if key != "holds"}) for row in kept if row["name"].startswith(start)]
+    return [Row(**{key: row[key] for key in row if key != "holds"}) for row in kept if row["name"].startswith(data)]
 
 
 def report(folder: Path, seeds: list[int]) -> None:
@@ -200,9 +200,7 @@ def report(folder: Path, seeds: list[int]) -> None:
         "A perfect model has 98.9 % of its samples within three deviations of a mode.",
     ]
     there = [data for data in ("ring", "grid") if any(folder.glob(f"{data}-*.pt"))]
-    made = [
-        row for data in ("ring", "grid") for row in (rows(folder, data) if data in there else earlier("modes", data))
-    ]
+    made = [row for data in ("ring", "grid") for row in (rows(folder, data) if data in there else earlier(data))]
     write("modes", made, seeds=seeds, notes=notes)
     for data in there:
         first = {name: file for name in games() if (file := folder / f"{data}-{name}-{seeds[0]}.pt").exists()}

@@ -32,6 +32,11 @@ from .zoo import perturb
 ADAM = partial(torch.optim.Adam, lr=2e-3, betas=(0.5, 0.999))
 
 
+def bound(model):
+    """The players of a model's own game."""
+    return model.objective()(model).players
+
+
 def count(module):
     return sum(p.numel() for p in module.parameters())
 
@@ -73,6 +78,10 @@ def test_parameter_counts_are_those_of_the_papers_architectures():
         (lambda: DCGANGenerator(3, (1, 8), channels=(4,)), "image_shape: expected"),
         (lambda: DCGANCritic((1, 8, 8), channels=()), "channels: expected at least one level"),
         (lambda: ResidualCritic((1, 8, 8), channels=(4,), attention=5), r"attention: .* one of \[4\], got 5"),
+        (
+            lambda: bound(WGANGP((1, 8, 8), critic=DCGANCritic((1, 8, 8), channels=(4, 4)))),
+            "critic .*batch normalisation",
+        ),
         (lambda: Adversarial(penalty=R1(1.0))(DCGAN((1, 9, 9), channels=2)).players, "penalty: .*batch normalisation"),
         (lambda: ACGAN(3, context=1), "context: expected a number of classes"),
         (lambda: InfoGAN(3, categories=(), continuous=0), "at least one code"),

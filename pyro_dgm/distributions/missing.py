@@ -24,7 +24,6 @@ from ..nn import at_least_float32
 from .heads import Head
 from .marginal import draw
 from .promise import Density
-from .unit_normal import UnitNormal
 
 
 class PossiblyMissing(constraints.Constraint):
@@ -227,31 +226,6 @@ class PartlyObserved(dist.TorchDistribution):
         p = self.mask(u)
         seen = (~missing).reshape(*missing.shape[: missing.dim() - self.event_dim], *p.event_shape)
         return scores + at_least_float32(p.log_prob(seen.to(u.dtype)))
-
-
-def informed(posterior: Distribution, prior: Distribution, seen: Tensor) -> Distribution:
-    """Returns the posterior of z where something was observed, and the prior where nothing was, which there is it.
-
-    Of independent normal numbers this is one normal distribution, whose draws cost what the posterior's do; of
-    others it is an :class:`Informed`.
-
-    Args:
-        posterior: q(z | x_obs).
-        prior: p(z).
-        seen: Where something was observed.
-
-    Example:
-        >>> q, p = (dist.Normal(torch.full((2, 1), at), 1.0).to_event(1) for at in (3.0, 0.0))
-        >>> informed(q, p, torch.tensor([True, False])).mean
-        tensor([[3.],
-                [0.]])
-    """
-    bases = [getattr(d, "base_dist", None) for d in (posterior, prior)]
-    if not all(type(base) in (dist.Normal, UnitNormal) for base in bases):
-        return Informed(posterior, prior, seen)
-    (q, p), where = bases, seen.reshape(*seen.shape, *[1] * len(posterior.event_shape))
-    loc, scale = torch.where(where, q.loc, p.loc), torch.where(where, q.scale, p.scale)
-    return dist.Normal(loc, scale, validate_args=False).to_event(len(posterior.event_shape))
 
 
 class Informed(dist.TorchDistribution):

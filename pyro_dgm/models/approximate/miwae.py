@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from ...distributions import PartlyObserved, heads
 from ...distributions.hierarchy import join
-from ...distributions.missing import informed, possibly_missing, standard
+from ...distributions.missing import Informed, possibly_missing, standard
 from ...nn import MLP, leave_autocast
 from ..parametric import DiagonalNormal, StandardNormal
 from .latent import LatentVariableModel, promise
@@ -182,10 +182,10 @@ class MIWAE(IncompleteDataModel):
         """Returns p(x | z, c), whose ``log_prob`` is that of what is observed, for z with shape (*, latent)."""
         return PartlyObserved(self.head, self._theta(z, context), self.loc, self.scale)
 
-    def infer(self, x: Tensor, context: Tensor | None = None) -> dist.TorchDistribution:
+    def infer(self, x: Tensor, context: Tensor | None = None) -> Informed:
         """Returns q(z | x_obs, c): the prior where nothing is observed."""
-        seen = ~x.isnan().flatten(-len(self.event_shape)).all(-1)
-        return informed(self._posterior(x, context), self._prior(context), seen)
+        informed = ~x.isnan().flatten(-len(self.event_shape)).all(-1)
+        return Informed(self._posterior(x, context), self._prior(context), informed)
 
 
 class NotMIWAE(IncompleteDataModel):

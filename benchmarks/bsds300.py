@@ -62,7 +62,6 @@ def train(
         model,
         data,
         validation=validation,
-        schedule=partial(warmup_cosine, warmup=0.02),
         max_epochs=arguments.epochs,
         seed=arguments.seed,
         compile=True,
@@ -71,7 +70,7 @@ def train(
         resume=arguments.checkpoint is not None,
         progress=False,
         callbacks=[report],
-        **settings,
+        **{"schedule": partial(warmup_cosine, warmup=0.02)} | settings,
     )
     if curve is not None:
         keep_curve(curve, history)

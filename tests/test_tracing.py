@@ -31,7 +31,7 @@ from pyro_dgm.objectives import (
     Wasserstein,
 )
 from pyro_dgm.training import UntraceableError, trace
-from pyro_dgm.training.compilation import FEWEST_STEPS, _by_onednn, inductor, operations_of, steps_to_repay
+from pyro_dgm.training.compilation import FEWEST_STEPS, _by_aten, _by_onednn, inductor, operations_of, steps_to_repay
 from pyro_dgm.training.graph import capture
 from pyro_dgm.training.tracing import MAX_SHAPES, Replay
 from pyro_dgm.training.tracing import loss_and_gradients as training_loss_and_gradients
@@ -514,6 +514,23 @@ def test_large_products_by_onednn_are_the_same_products():
     network.double()
     graph, state = capture(function, (x.double(),), [network])
     assert "pyro_dgm" not in _by_onednn(graph, [*state, x.double()]).code
+
+
+@pytest.mark.parametrize(
+    ("n", "dtype", "operations"), [(200, torch.float32, 1), (10, torch.float32, 0), (200, torch.float64, 0)]
+)
+def test_many_hyperbolic_tangents_by_aten_are_the_same(n, dtype, operations):
+    """Compiled, too, to rounding; few of them, and other dtypes, are left alone."""
+    network, x = nn.Sequential(nn.Linear(3, 100), nn.Tanh()).to(dtype), torch.randn(n, 3, dtype=dtype)
+    function = training_loss_and_gradients(lambda x: network(x).square().mean(), list(network.parameters()))
+    graph, state = capture(function, (x,), [network])
+    other = _by_aten(graph)
+    assert [str(node.target) for node in other.graph.nodes].count("pyro_dgm.tanh.default") == operations
+    assert "pyro_dgm" not in graph.code
+    with torch.no_grad():
+        expected = graph(*state, x)
+        assert_same(other(*state, x), expected)
+        assert_same(inductor(graph, [*state, x])(*state, x), expected, rtol=1e-5)
 
 
 def test_products_of_slices_are_not_by_onednn():

@@ -1,8 +1,9 @@
 r"""Time per training step and per sample of autoregressive models, against peers and against the definition.
 
-A training step is the negative log-likelihood of a batch of 100, its gradient and fused Adam, the same loop for all. A
-sample is compared with the naive sampler, the whole network once for every number, of which 16 are timed and multiplied
-up, since each costs the same. Ratios by processor time on one thread, contestants in turns.
+A training step is the negative log-likelihood of a batch of 100, its gradient and fused Adam, the same loop for all;
+compiled, it is the step that ``fit`` takes. A sample is compared with the naive sampler, the whole network once for
+every number, of which 16 are timed and multiplied up, since each costs the same. Ratios by processor time on one
+thread, contestants in turns.
 
     python -m benchmarks.autoregressive_speed [--rounds 5] [--only MADE PixelCNN ...] [--device cuda]
 """
@@ -23,9 +24,10 @@ from pyro_dgm.distributions import Autoregressive
 from pyro_dgm.models import MADE, NADE, CausalTransformer, GatedPixelCNN, PixelCNN, PixelRNN, TractableModel
 from pyro_dgm.nn import MaskedLinear, NaiveWalk
 
-from .flows import measure
+from .flows import COMPILED, measure, training_compiled
 from .report import Row, keep_memory, start, write
 
+EAGER = "ours"
 D, H, BATCH, NAIVE_STEPS = 784, 500, 100, 16
 
 
@@ -76,16 +78,21 @@ def by_logits(network: nn.Module, x: Tensor) -> Callable[[], object]:
     return step(network, x, lambda: F.binary_cross_entropy_with_logits(network(x), x, reduction="sum") / len(x))
 
 
-def ours(model: TractableModel, x: Tensor) -> Callable[[], object]:
-    """Returns a training step of a model."""
-    return step(model, x, lambda: -model().log_prob(x).mean())
+def ours(eager: TractableModel, compiled: TractableModel, x: Tensor) -> dict[str, Callable[[], object]]:
+    """Returns training steps of two models alike."""
+    return {
+        EAGER: step(eager, x, lambda: -eager().log_prob(x).mean()),
+        COMPILED: training_compiled(compiled, x),
+    }
 
 
 def training(device: torch.device) -> dict[str, tuple[dict[str, Callable[[], object]], float]]:
     """The contestants of training steps, and the bars against the best of the others."""
     x = (torch.rand(BATCH, D, device=device) < 0.2).float()
-    made = MADE(D, hidden_features=(H,))
-    made.network.direct = None  # peers have none
+    mades = [MADE(D, hidden_features=(H,)).to(device) for _ in range(2)]
+    for made in mades:
+        made.network.direct = None  # peers have none
+    nades = [NADE(D, hidden_features=H).to(device) for _ in range(2)]
     peers = {
         "plain": PlainMADE(),
         "zuko": ZukoMaskedMLP(torch.ones(D, D).tril(-1).bool(), (H,), nn.ReLU),
@@ -93,13 +100,10 @@ def training(device: torch.device) -> dict[str, tuple[dict[str, Callable[[], obj
     }
     return {
         "MADE 784-500, training step": (
-            {"ours": ours(made.to(device), x)} | {k: by_logits(p.to(device), x) for k, p in peers.items()},
+            ours(*mades, x) | {k: by_logits(p.to(device), x) for k, p in peers.items()},
             1.0,
         ),
-        "NADE 784-500, training step": (
-            {"ours": ours(NADE(D, hidden_features=H).to(device), x), "loop": by_logits(PlainNADE().to(device), x)},
-            0.25,
-        ),
+        "NADE 784-500, training step": (ours(*nades, x) | {"loop": by_logits(PlainNADE().to(device), x)}, 0.25),
     }
 
 
@@ -146,17 +150,19 @@ def main() -> None:
     device, rows = torch.device(arguments.device), []
 
     def add(name: str, calls: dict[str, Callable[[], object]], bar: float | None, times: float = 1.0) -> None:
-        seconds = measure(calls, arguments.rounds, device)
-        others = [k for k in seconds if k not in ("ours", "jacobi")]
-        best = min(others, key=lambda k: median(seconds[k]))
-        runs = tuple(a / b / times for a, b in zip(seconds["ours"], seconds[best], strict=True))
-        label = f"{name}: ours / {best}"
-        rows.append(Row(label, median(runs), "ratio", min(runs), max(runs), bar, bar and "<= reference", runs))
+        seconds = measure(calls, arguments.rounds, device, budget=20.0)
+        own = [k for k in (EAGER, COMPILED) if k in seconds]
+        best = min(seconds.keys() - own, key=lambda k: median(seconds[k]))
+        for way in own:
+            runs = tuple(a / b / times for a, b in zip(seconds[way], seconds[best], strict=True))
+            label = f"{name}: {way} / {best}"
+            rows.append(Row(label, median(runs), "ratio", min(runs), max(runs), bar, bar and "<= reference", runs))
         for k, values in seconds.items():
             scale = 1e3 * (times if k == "naive" else 1.0)
             ms = [scale * s for s in values]
             rows.append(Row(f"{name}: {k}", median(ms), "ms", min(ms), max(ms)))
-        print(*(f"{row.name} {row.figure:.3g} {row.unit}" for row in rows[-len(seconds) - 1 :]), sep="; ", flush=True)
+        new = rows[-len(seconds) - len(own) :]
+        print(*(f"{row.name} {row.figure:.3g} {row.unit}" for row in new), sep="; ", flush=True)
 
     def wanted(name: str) -> bool:
         return any(part in name for part in arguments.only)
@@ -167,7 +173,7 @@ def main() -> None:
     for name, (make, bar) in SAMPLED.items():
         if wanted(name):
             p = make().to(device).eval()()
-            calls = {"ours": lambda p=p: p.sample((BATCH,)), "naive": naive(p)}
+            calls = {EAGER: lambda p=p: p.sample((BATCH,)), "naive": naive(p)}
             add(f"{name}: {BATCH} samples", calls, bar, p.event_shape.numel() / NAIVE_STEPS)
     notes = [
         f"Median, least and greatest of up to {arguments.rounds} rounds; one thread, batches of {BATCH}.",

@@ -31,7 +31,7 @@ from statistics import median
 
 import pyro
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam
 
 from pyro_dgm.training.assembly import make_game
@@ -65,13 +65,13 @@ def training(contestant: Contestant, x: Tensor) -> Call:
     return step
 
 
-def training_compiled(contestant: Contestant, x: Tensor) -> Call:
+def training_compiled(model: nn.Module, x: Tensor) -> Call:
     """The step of ``pyro_dgm.fit(compile=True)``, without its loop over batches.
 
     Raises:
         RuntimeError: If the compiled loss is another one than the eager loss.
     """
-    bound = contestant.module.objective()(contestant.module)
+    bound = model.objective()(model)
     game = make_game(bound, (x,), None, None)
     optimizer = Adam(game.players[0].parameters, 1e-5, fused=True)
     move = Direct(game.players[0], optimizer, None, None, 1, [game], nullcontext, (inductor, None))
@@ -102,7 +102,7 @@ def require_close(one: Tensor, other: Tensor, what: str, tolerance: float = 1e-3
 def call_of(contestant: Contestant, cell: Cell, x: Tensor, compiled: bool = False) -> Call:
     """What is timed."""
     if cell.work == TRAIN:
-        return (training_compiled if compiled else training)(contestant, x)
+        return training_compiled(contestant.module, x) if compiled else training(contestant, x)
     works = {LOG_PROB: (contestant.log_prob, x), SAMPLE: (contestant.sample, len(x)),
              OWN: (contestant.sample_and_log_prob, len(x))}  # fmt: skip
     function, argument = works[cell.work]
@@ -217,16 +217,16 @@ def seconds_of(call: Call, count: int, device: torch.device) -> float:
     return (time.process_time() - start) / count
 
 
-def measure(calls: dict[str, Call], rounds: int, device: torch.device) -> Seconds:
+def measure(calls: dict[str, Call], rounds: int, device: torch.device, budget: float = BUDGET) -> Seconds:
     """Lets the contestants take turns; a call that takes seconds is measured by its first and only one."""
     once, counts = {}, {}
     for name, call in calls.items():
         once[name] = seconds_of(call, 1, device)
-        if once[name] < BUDGET / 5 or name == COMPILED:
+        if once[name] < budget / 5 or name == COMPILED:
             once[name] = seconds_of(call, 2, device)
         counts[name] = max(1, math.ceil(LEAST / once[name]))
     whole = sum(once[name] * counts[name] for name in calls)
-    rounds = min(rounds, int(BUDGET / whole))
+    rounds = min(rounds, int(budget / whole))
     if rounds == 0:
         return {name: [seconds] for name, seconds in once.items()}
     found: Seconds = {name: [] for name in calls}

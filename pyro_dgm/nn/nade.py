@@ -54,8 +54,13 @@ def recursion(x: Tensor, a: Tensor, w: Tensor, v: Tensor, activation: str) -> tu
         if d % _BLOCK == 0:
             kept[d // _BLOCK].copy_(a)
         torch.mm(sigma(a, out=h), v_d, out=out_d)
-        a.addmm_(x_d, w_d)
+        _add_product(a, x_d, w_d, out=a)
     return out, kept
+
+
+def _add_product(a: Tensor, x: Tensor, w: Tensor, out: Tensor) -> Tensor:
+    """Returns a + x w; of one number each, without the call of a matrix product."""
+    return torch.addcmul(a, x, w, out=out) if len(w) == 1 else torch.addmm(a, x, w, out=out)
 
 
 def _shapes(x: Tensor, a: Tensor, w: Tensor, v: Tensor, activation: str) -> tuple[Tensor, Tensor]:
@@ -75,7 +80,7 @@ def recursion_backward(
         size = block.stop - block.start
         h[0].copy_(kept[k])
         for j in range(size - 1):
-            torch.addmm(h[j], x[block.start + j], w[block.start + j], out=h[j + 1])
+            _add_product(h[j], x[block.start + j], w[block.start + j], out=h[j + 1])
         hidden = sigma(h[:size], out=h[:size])
         torch.bmm(g[block].mT, hidden, out=dv[block])
         torch.bmm(g[block], v[block], out=t[:size])

@@ -31,7 +31,15 @@ from pyro_dgm.objectives import (
     Wasserstein,
 )
 from pyro_dgm.training import UntraceableError, trace
-from pyro_dgm.training.compilation import FEWEST_STEPS, _by_aten, _by_onednn, inductor, operations_of, steps_to_repay
+from pyro_dgm.training.compilation import (
+    FEWEST_STEPS,
+    _by_aten,
+    _by_onednn,
+    _mkl_is_slow,
+    inductor,
+    operations_of,
+    steps_to_repay,
+)
 from pyro_dgm.training.graph import capture
 from pyro_dgm.training.tracing import MAX_SHAPES, Replay
 from pyro_dgm.training.tracing import loss_and_gradients as training_loss_and_gradients
@@ -514,6 +522,13 @@ def test_large_products_by_onednn_are_the_same_products():
     network.double()
     graph, state = capture(function, (x.double(),), [network])
     assert "pyro_dgm" not in _by_onednn(graph, [*state, x.double()]).code
+
+
+@pytest.mark.skipif(not hasattr(torch.cpu, "get_capabilities"), reason="this torch does not tell the processor")
+@pytest.mark.parametrize(("name", "slow"), [("AMD EPYC", True), ("Intel Xeon", False)])
+def test_onednn_is_left_alone_where_mkl_is_at_home(monkeypatch, name, slow):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name})
+    assert _mkl_is_slow.__wrapped__() == (slow and torch.backends.mkldnn.is_available())
 
 
 @pytest.mark.parametrize(

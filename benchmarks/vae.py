@@ -13,9 +13,9 @@ for the row of pythae's table: one draw, seed 0, for all images, of which 50,000
 
 Published, dynamic, 784-200-200-50, 5000 particles, after 3280 epochs: VAE 86.76, IWAE with 5 particles 85.54, with 50
 84.78 (Burda, Grosse and Salakhutdinov, 2015, arXiv:1509.00519); VampPrior, gated 300-300, 82.38 (Tomczak and Welling,
-2017, arXiv:1705.07120). Fixed, 784-400-40, 200 particles, 500 epochs: 89.9; on the images here pythae 0.1.2's own model,
-trained likewise and scored by its ``get_nll``, has 92.81. ``IWAE-50``, ``VampPrior``, ``planar`` and
-``IAF`` are hours of one core; they are meant for a GPU.
+2017, arXiv:1705.07120). Fixed, 784-400-40, 200 particles, 500 epochs: 89.9; on the images here pythae 0.1.2's own
+model, trained likewise and scored by its ``get_nll``, has 92.81. ``IWAE-50``, ``VampPrior``, ``planar`` and ``IAF`` are
+hours of one core; they are meant for a GPU.
 """
 
 from collections.abc import Callable

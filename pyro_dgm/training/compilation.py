@@ -55,8 +55,10 @@ def inductor(graph: GraphModule, inputs: Sequence[Tensor]) -> TensorFunction:
         import torch._inductor
 
         with torch.no_grad():
-            graph = _by_onednn(_by_aten(graph), inputs) if _mkl_is_slow() else _by_aten(graph)
-            return torch._inductor.compile(graph, list(inputs), options={"fallback_random": True})
+            prepared = _by_aten(graph)
+            if _mkl_is_slow():
+                prepared = _by_onednn(prepared, inputs)
+            return torch._inductor.compile(prepared, list(inputs), options={"fallback_random": True})
     except Exception as error:  # a missing compiler, an operation without a kernel: the graph itself is right
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         warnings.warn(f"training replays its graph without compiling it: {reason}", stacklevel=2)

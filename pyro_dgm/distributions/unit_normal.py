@@ -81,7 +81,8 @@ class _UnitNormalEvent(dist.Independent):
             self._validate_sample(value)
         square = _broadcast(value, self.batch_shape + self.event_shape).square()
         square = sum_rightmost(square, len(self.event_shape))
-        return -0.5 * square - self.event_shape.numel() * _HALF_LOG_TWO_PI
+        log_norm = self.event_shape.numel() * _HALF_LOG_TWO_PI
+        return torch.add(square.new_full((), -log_norm), square, alpha=-0.5)
 
 
 def _broadcast(value: Tensor, shape: torch.Size) -> Tensor:

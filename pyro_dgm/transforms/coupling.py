@@ -53,10 +53,10 @@ class Partition(nn.Module):
         """Returns the two parts."""
         if not (self.alternate or self.follow):
             return x.index_select(-1, self.a), x.index_select(-1, self.b)
-        if self.alternate:
-            first, second = x.view(*x.shape[:-1], self.sizes[0], 2).unbind(-1)
+        if self.follow:
+            first, second = x.split_with_sizes(self.sizes if self.a_first else self.sizes[::-1], -1)
         else:
-            first, second = x.split(self.sizes if self.a_first else self.sizes[::-1], -1)
+            first, second = x.view(*x.shape[:-1], self.sizes[0], 2).unbind(-1)
         return (first, second) if self.a_first else (second, first)
 
     def join(self, x_a: Tensor, x_b: Tensor) -> Tensor:
@@ -64,10 +64,10 @@ class Partition(nn.Module):
         if x_a.shape[:-1] != x_b.shape[:-1]:
             x_a = x_a.expand(*x_b.shape[:-1], -1)
         parts = (x_a, x_b) if self.a_first else (x_b, x_a)
-        if self.alternate:
-            return torch.stack(parts, -1).flatten(-2)
         if self.follow:
             return torch.cat(parts, -1)
+        if self.alternate:
+            return torch.stack(parts, -1).flatten(-2)
         return torch.cat([x_a, x_b], -1).index_select(-1, self.order)
 
 

@@ -99,7 +99,8 @@ class Affine(Univariate):
     def _parameters(self, theta: Theta, bound: float) -> tuple[Tensor, Tensor]:
         theta = whole(theta)
         b, s_0 = theta.mT.unbind(-2) if theta.dim() > 1 else theta  # gradients meet in the order of the network's rows
-        return b, torch.sigmoid(s_0 * (2 / self.bound)) * (2 * bound) - bound  # tanh, at half its cost
+        sigma = torch.sigmoid(s_0 * (2 / self.bound))
+        return b, torch.add(sigma.new_full((), -bound), sigma, alpha=2 * bound)  # tanh, at half its cost
 
     def forward_and_ladj(self, x: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Scales and shifts."""

@@ -191,7 +191,7 @@ class MaskedWalk(Walk):
         size: int,
         orders: list[Tensor] | None = None,
     ) -> None:
-        self.activation, self.residual, self.step = network.activation, network.residual, 0
+        self.activation, self.residual, self.step = network.activation.forward, network.residual, 0
         per, features = network.in_per_feature, network.features
         columns = [i * per + j for i in sequence for j in range(per)]
         weights = [layer.weight for layer in network.layers]
@@ -215,7 +215,7 @@ class MaskedWalk(Walk):
         """Returns the numbers given for the next input in the order, with shape (n, out_per_feature)."""
         h = None
         for layer, known, units in zip(self.hidden, self.known, self.known[1:], strict=False):
-            new = known.through(*layer[self.step])
+            new = known.through(*layer[self.step], out=None if self.residual else units.room)
             h = h + new if self.residual and h is not None else new
             units.append(self.activation(h))
         out = self.known[-1].through(*self.last[self.step])

@@ -168,17 +168,22 @@ class Prefix:
         self.value = value
         self.parts = () if self.joined else value.split(self.counts)
 
+    @property
+    def room(self) -> Tensor | None:
+        """Where the next rows will be, to be computed in place; ``None`` where they are joined."""
+        return None if self.joined else self.parts[self.at]
+
     def append(self, block: Tensor) -> None:
         """Adds rows."""
         if self.joined:
             self.value = torch.cat([self.value, block])
-        else:
+        elif block is not self.parts[self.at]:
             self.parts[self.at].copy_(block)
         self.at += 1
 
-    def through(self, weight: Tensor, offset: Tensor) -> Tensor:
+    def through(self, weight: Tensor, offset: Tensor, out: Tensor | None = None) -> Tensor:
         """Applies rows of the layer that reads these."""
-        return torch.addmm(offset, weight[:, : len(self.value)] if self.joined else weight, self.value)
+        return torch.addmm(offset, weight[:, : len(self.value)] if self.joined else weight, self.value, out=out)
 
     def select(self, index: Tensor) -> None:
         """Keeps these columns."""

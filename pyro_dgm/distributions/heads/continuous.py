@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from ...transforms import Affine, Univariate
 from ..continuous_bernoulli import ContinuousBernoulli as GreyLevel
 from ..promise import Density
+from ..unit_normal import normal_noise
 from .base import Head
 
 
@@ -58,7 +59,7 @@ class Normal(Head):
 
     def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Returns standard normal noise."""
-        return normal_noise(shape, like)
+        return normal_noise((*shape, 1), like)
 
     def draw(self, theta: Tensor, noise: Tensor) -> Tensor:
         """Returns mean + deviation * noise."""
@@ -140,7 +141,7 @@ class NormalMixture(_Mixture):
     def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Returns uniform noise for the component, and normal noise."""
         uniform = torch.rand(*shape, 1, dtype=like.dtype, device=like.device)
-        return torch.cat([uniform, normal_noise(shape, like)], -1)
+        return torch.cat([uniform, normal_noise((*shape, 1), like)], -1)
 
 
 class LogisticMixture(_Mixture):
@@ -197,7 +198,7 @@ class Monotone(Head):
 
     def noise(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """Returns standard normal noise."""
-        return normal_noise(shape, like)
+        return normal_noise((*shape, 1), like)
 
     def draw(self, theta: Tensor, noise: Tensor) -> Tensor:
         """Returns the inverse of g at the noise."""
@@ -233,8 +234,7 @@ class Seen(dist.TorchDistribution):
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         """Draws reparameterised samples."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        z = torch.randn(shape, dtype=self.theta.dtype, device=self.theta.device)
+        z = normal_noise(self._extended_shape(torch.Size(sample_shape)), self.theta)
         return _run(self.univariate.inverse_and_ladj, z, self.theta)[0]
 
 
@@ -273,11 +273,6 @@ def chosen_component(p: dist.MixtureSameFamily, noise: Tensor) -> tuple[Tensor, 
     parts, shape = p.component_distribution, k.shape[:-1]
     loc, scale = (t.expand(*shape, -1).gather(-1, k)[..., 0] for t in (parts.loc, parts.scale))
     return loc, scale
-
-
-def normal_noise(shape: Sequence[int], like: Tensor) -> Tensor:
-    """Returns standard normal noise, one number for each draw."""
-    return torch.randn(*shape, 1, dtype=like.dtype, device=like.device)
 
 
 def positive(raw: Tensor, least: float) -> Tensor:

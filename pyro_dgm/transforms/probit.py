@@ -37,38 +37,64 @@ def log_ndtr(z: Tensor) -> tuple[Tensor, Tensor]:
         >>> log_ndtr(torch.tensor([-1e6, 0.0]))
         (tensor([-5.0000e+11, -6.9315e-01]), tensor([13.8155, -0.2258]))
     """
-    return (_LogNdtr.apply if torch.is_grad_enabled() else _LogNdtr.forward)(z)[:2]
+    return (_LogNdtr.apply if torch.is_grad_enabled() else _LogNdtr.forward)(z)
 
 
 class _LogNdtr(torch.autograd.Function):
-    """The logarithms of Phi and m, and the derivative d of the latter."""
+    """The logarithms of Phi and m; the derivative d of the latter is left to the backward pass."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(z: Tensor) -> tuple[Tensor, Tensor]:
         log_density = torch.sub(-_LOG_ROOT_TWO_PI, z.square(), alpha=0.5)
-        small = 0.5 * torch.special.erfc(z.abs() * math.sqrt(0.5))
-        log_cdf = torch.where(z < 0, small.log(), (-small).log1p())
-        is_tail, far = z < _TAIL, z.clamp_max(_TAIL)
-        series, inverse_square = torch.zeros_like(z), far.square().reciprocal()
-        for n in range(19 if z.dtype == torch.float64 else 7, 0, -2):
-            term = -n * inverse_square
-            series = torch.addcmul(term, term, series)
-        log_ratio = series.log1p() - (-far).log()
+        small = 0.5 * torch.special.erfc(z.abs() * math.sqrt(0.5)).clamp_min(torch.finfo(z.dtype).tiny)
+        negative = (-z).sign().clamp_min(0)  # arithmetic in place of a choice, whose branches cannot be predicted
+        log_cdf = torch.lerp((-small).log1p(), small.log(), negative)
+        far = z.clamp_max(_TAIL)
+        log_ratio = _series(far).log1p() - (-far).log()
+        is_tail = z < _TAIL
         log_cdf = torch.where(is_tail, log_density + log_ratio, log_cdf)
-        log_m = torch.where(is_tail, -log_ratio, log_density - log_cdf)
-        return log_cdf, log_m, torch.where(is_tail, -far * series / (1 + series), -z - log_m.exp())
+        return log_cdf, torch.where(is_tail, -log_ratio, log_density - log_cdf)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        ctx.save_for_backward(*output[1:])
+        ctx.save_for_backward(*inputs, output[1])
 
     @staticmethod
-    def backward(ctx: Any, g_cdf: Tensor, g_m: Tensor, g_d: Tensor) -> Tensor:
+    def backward(ctx: Any, g_cdf: Tensor, g_m: Tensor) -> Tensor:
+        z, log_m = ctx.saved_tensors
+        return torch.addcmul(g_cdf * log_m.exp(), g_m, _Slope.apply(z, log_m))
+
+
+class _Slope(torch.autograd.Function):
+    """d, the derivative of log m at z, with its own; log m is given, not differentiated."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor, log_m: Tensor) -> Tensor:
+        far = z.clamp_max(_TAIL)
+        series = _series(far)
+        return torch.where(z < _TAIL, -far * series / (1 + series), -z - log_m.exp())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(inputs[1], output)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
         log_m, d = ctx.saved_tensors
-        m = log_m.exp()
-        return torch.addcmul(g_cdf * m, g_m, d) - g_d * (1 + m * d)
+        return -g * (1 + log_m.exp() * d), None
+
+
+def _series(z: Tensor) -> Tensor:
+    """S(z) - 1."""
+    total, inverse_square = torch.zeros_like(z), z.square().reciprocal()
+    for n in range(19 if z.dtype == torch.float64 else 7, 0, -2):
+        term = -n * inverse_square
+        total = torch.addcmul(term, term, total)
+    return total
 
 
 def ndtri_exp(l: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ Images. Glow's step is a 1x1 convolution that normalises too and an affine coupl
 peers have the two in two layers, and no prior of what leaves a level given what goes on, so that ours has some
 parameters more, one 3x3 convolution per level but the last; half the entries of normflows' L and U take no part. nflows
 has the parts of Glow, which are put together here; a multi-scale RealNVP is put together from normflows' checkerboard
-and channel couplings, with the networks of ours.
+and channel couplings, with the networks of ours. Its checkerboards push the pixels that condition together into images
+of half the width, so that its convolutions do half the work of the paper's, which see every pixel in its place.
 
 Continuous flows. All solve
 

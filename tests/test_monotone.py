@@ -254,6 +254,12 @@ def test_normal_distribution_function_on_a_logarithmic_scale(dtype, tolerance):
     torch.testing.assert_close(back, z[z <= 0], rtol=10 * tolerance, atol=10 * tolerance)
 
 
+def test_normal_distribution_function_at_the_ends():
+    log_cdf, log_slope = log_ndtr(torch.tensor([-torch.inf, -1e30, 1e30, torch.inf, torch.nan]))
+    torch.testing.assert_close(log_cdf, torch.tensor([-torch.inf, -torch.inf, 0, 0, torch.nan]), equal_nan=True)
+    assert log_slope[0] == torch.inf and log_slope[1].isfinite() and (log_slope[2:4] == -torch.inf).all()
+
+
 @pytest.mark.parametrize("function", [log_ndtr, lambda z: ndtri_exp(-0.7 - z.square())])
 def test_derivatives_of_the_normal_distribution_function(function):
     """First and second, on both sides of where the tail begins."""

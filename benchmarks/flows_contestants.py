@@ -188,6 +188,13 @@ def _masked(form: Form) -> dict:
     }
 
 
+def _activated(transform: nn.Module) -> nn.Module:
+    """Adds the activation that the masked networks of nflows, and of normflows, lack behind their first layer."""
+    network = transform.autoregressive_net
+    network.initial_layer = nn.Sequential(network.initial_layer, nn.ReLU())
+    return transform
+
+
 SPLINE = {"num_bins": BINS, "tails": "linear", "tail_bound": BOUND}
 
 
@@ -204,15 +211,15 @@ def of_nflows(form: Form) -> Contestant:
             case "NICE":
                 layers.append(t.AdditiveCouplingTransform(**coupling))
             case "MAF":
-                layers.append(t.MaskedAffineAutoregressiveTransform(**_masked(form)))
+                layers.append(_activated(t.MaskedAffineAutoregressiveTransform(**_masked(form))))
             case "IAF":
-                layers.append(t.InverseTransform(t.MaskedAffineAutoregressiveTransform(**_masked(form))))
+                layers.append(t.InverseTransform(_activated(t.MaskedAffineAutoregressiveTransform(**_masked(form)))))
             case "NSF coupling":
                 rqs = t.PiecewiseRationalQuadraticCouplingTransform
                 layers.append(rqs(**coupling, apply_unconditional_transform=True, **SPLINE))
             case _:
                 rqs = t.MaskedPiecewiseRationalQuadraticAutoregressiveTransform
-                layers.append(rqs(**_masked(form), **SPLINE))
+                layers.append(_activated(rqs(**_masked(form), **SPLINE)))
     base = nflows.distributions.StandardNormal([form.features])
     flow = nflows.flows.Flow(t.CompositeTransform(layers), base)
     return Contestant(flow, flow.log_prob, flow.sample, flow.sample_and_log_prob)
@@ -257,16 +264,16 @@ def of_normflows(form: Form) -> Contestant:
                 layers.append(f.AffineCouplingBlock(normflows.nets.MLP(form.widths), scale=form.family == "RealNVP"))
                 layers.append(f.Permute(form.features, mode="swap"))
             case "MAF":
-                layers.append(Reversed(f.MaskedAffineAutoregressive(**_masked(form))))
+                layers.append(Reversed(_activated(f.MaskedAffineAutoregressive(**_masked(form)))))
             case "IAF":
-                layers.append(f.MaskedAffineAutoregressive(**_masked(form)))
+                layers.append(_activated(f.MaskedAffineAutoregressive(**_masked(form))))
             case "NSF coupling":
                 coupling = {"mask": _mask(form, k), "transform_net_create_fn": _coupling_network(form)}
                 rqs = neural_spline.coupling.PiecewiseRationalQuadraticCoupling
                 layers.append(Reversed(rqs(**coupling, apply_unconditional_transform=True, **SPLINE)))
             case _:
                 rqs = neural_spline.autoregressive.MaskedPiecewiseRationalQuadraticAutoregressive
-                layers.append(Reversed(rqs(**_masked(form), **SPLINE)))
+                layers.append(Reversed(_activated(rqs(**_masked(form), **SPLINE))))
     base = normflows.distributions.DiagGaussian(form.features, trainable=False)
     flow = normflows.NormalizingFlow(base, layers)
     return Contestant(flow, flow.log_prob, lambda n: flow.sample(n)[0], flow.sample)

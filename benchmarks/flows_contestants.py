@@ -14,7 +14,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import nflows.distributions
 import nflows.flows
@@ -179,20 +179,13 @@ def _mask(form: Form, layer: int) -> Tensor:
     return (torch.arange(form.features) + layer) % 2
 
 
-def _masked(form: Form) -> dict:
-    return {
-        "features": form.features,
-        "hidden_features": form.hidden,
-        "num_blocks": 1,
-        "use_residual_blocks": False,
-    }
-
-
-def _activated(transform: nn.Module) -> nn.Module:
-    """Adds the activation that the masked networks of nflows, and of normflows, lack behind their first layer."""
-    network = transform.autoregressive_net
+def _masked(kind: Callable[..., nn.Module], form: Form, **settings: Any) -> nn.Module:
+    """A layer of nflows or normflows, with the activation that their masked networks lack behind the first layer."""
+    shape = {"features": form.features, "hidden_features": form.hidden, "num_blocks": 1}
+    layer = kind(**shape, use_residual_blocks=False, **settings)
+    network = layer.autoregressive_net
     network.initial_layer = nn.Sequential(network.initial_layer, nn.ReLU())
-    return transform
+    return layer
 
 
 SPLINE = {"num_bins": BINS, "tails": "linear", "tail_bound": BOUND}
@@ -211,15 +204,15 @@ def of_nflows(form: Form) -> Contestant:
             case "NICE":
                 layers.append(t.AdditiveCouplingTransform(**coupling))
             case "MAF":
-                layers.append(_activated(t.MaskedAffineAutoregressiveTransform(**_masked(form))))
+                layers.append(_masked(t.MaskedAffineAutoregressiveTransform, form))
             case "IAF":
-                layers.append(t.InverseTransform(_activated(t.MaskedAffineAutoregressiveTransform(**_masked(form)))))
+                layers.append(t.InverseTransform(_masked(t.MaskedAffineAutoregressiveTransform, form)))
             case "NSF coupling":
                 rqs = t.PiecewiseRationalQuadraticCouplingTransform
                 layers.append(rqs(**coupling, apply_unconditional_transform=True, **SPLINE))
             case _:
                 rqs = t.MaskedPiecewiseRationalQuadraticAutoregressiveTransform
-                layers.append(_activated(rqs(**_masked(form), **SPLINE)))
+                layers.append(_masked(rqs, form, **SPLINE))
     base = nflows.distributions.StandardNormal([form.features])
     flow = nflows.flows.Flow(t.CompositeTransform(layers), base)
     return Contestant(flow, flow.log_prob, flow.sample, flow.sample_and_log_prob)
@@ -264,16 +257,16 @@ def of_normflows(form: Form) -> Contestant:
                 layers.append(f.AffineCouplingBlock(normflows.nets.MLP(form.widths), scale=form.family == "RealNVP"))
                 layers.append(f.Permute(form.features, mode="swap"))
             case "MAF":
-                layers.append(Reversed(_activated(f.MaskedAffineAutoregressive(**_masked(form)))))
+                layers.append(Reversed(_masked(f.MaskedAffineAutoregressive, form)))
             case "IAF":
-                layers.append(_activated(f.MaskedAffineAutoregressive(**_masked(form))))
+                layers.append(_masked(f.MaskedAffineAutoregressive, form))
             case "NSF coupling":
                 coupling = {"mask": _mask(form, k), "transform_net_create_fn": _coupling_network(form)}
                 rqs = neural_spline.coupling.PiecewiseRationalQuadraticCoupling
                 layers.append(Reversed(rqs(**coupling, apply_unconditional_transform=True, **SPLINE)))
             case _:
                 rqs = neural_spline.autoregressive.MaskedPiecewiseRationalQuadraticAutoregressive
-                layers.append(Reversed(_activated(rqs(**_masked(form), **SPLINE))))
+                layers.append(Reversed(_masked(rqs, form, **SPLINE)))
     base = normflows.distributions.DiagGaussian(form.features, trainable=False)
     flow = normflows.NormalizingFlow(base, layers)
     return Contestant(flow, flow.log_prob, lambda n: flow.sample(n)[0], flow.sample)

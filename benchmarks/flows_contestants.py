@@ -10,7 +10,6 @@ turn. Spline couplings bend the conditioning half too, by splines of their own, 
 by a masked network of all features (``passes=2``).
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -30,6 +29,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pyro_dgm.models import IAF, MAF, NICE, NSF, RealNVP
+
+from .flows_floor import Products
 
 Family = Literal["NICE", "RealNVP", "MAF", "IAF", "NSF coupling", "NSF autoregressive"]
 TRANSFORMS, BINS, BOUND = 5, 8, 5.0
@@ -92,7 +93,7 @@ class Form(OfVectors):
 
     def floor(self, x: Tensor, training: bool) -> Callable[[], object]:
         """The matrix products of the conditioners alone."""
-        products, seen = Products(self).to(x.device), x[:, : self.widths[0]]
+        products, seen = Products(self.widths, TRANSFORMS).to(x.device), x[:, : self.widths[0]]
         return (lambda: products.backward(seen)) if training else torch.no_grad()(lambda: products(seen))
 
 
@@ -325,34 +326,3 @@ def parameters(module: nn.Module) -> int:
     """Counts the parameters that take part: weights behind a mask do not."""
     masked = sum(int((m.mask == 0).sum()) for m in module.modules() if isinstance(m, nn.Linear) and hasattr(m, "mask"))
     return sum(p.numel() for p in module.parameters()) - masked
-
-
-class Products(nn.Module):
-    """The floor: the matrix products of the conditioners, dense, and nothing else."""
-
-    def __init__(self, form: Form) -> None:
-        super().__init__()
-        pairs = list(pairwise(form.widths)) * TRANSFORMS
-        self.weights = nn.ParameterList(torch.randn(m, n) / math.sqrt(n) for n, m in pairs)
-        self.biases = nn.ParameterList(torch.zeros(m) for _, m in pairs)
-        self.layers = list(zip(self.weights, self.biases, strict=True))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Multiplies; every conditioner gets ``x``."""
-        total = x.new_zeros(())
-        for k in range(0, len(self.layers), 3):
-            h = x
-            for weight, bias in self.layers[k : k + 3]:
-                h = F.linear(h, weight, bias)
-            total = total + h[0, 0]
-        return total
-
-    def backward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Multiplies forwards and backwards: towards the weights and, but for the layer next to the data, ``x``."""
-        outputs = []
-        for k in range(0, len(self.layers), 3):
-            h = x.detach().requires_grad_(k > 0)
-            for weight, bias in self.layers[k : k + 3]:
-                h = F.linear(h, weight, bias)
-            outputs.append(h)
-        return torch.autograd.grad(outputs, [*self.parameters()], [torch.ones_like(h) for h in outputs])

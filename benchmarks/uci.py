@@ -68,7 +68,9 @@ TRANSFORMS: dict[Form, int] = {"autoregressive": 3, "coupling": 6}
 def ours(features: int, form: Form) -> nn.Module:
     """Our flow, without the standardisation that the splits have had already."""
     shape = {"transforms": TRANSFORMS[form], "autoregressive": form == "autoregressive"}
-    return NSF(features, standardize=False, **shape, **SHARED)
+    half = [i < (features + 1) // 2 for i in range(features)]
+    masks = [half, half[::-1]] if form == "coupling" else None
+    return NSF(features, standardize=False, masks=masks, **shape, **SHARED)
 
 
 def zukos(features: int, form: Form) -> nn.Module:

@@ -4,6 +4,8 @@ The others: splines and actnorm in ``test_transforms``; images, dequantisation a
 numerical inverses and bounded images in ``test_monotone``; differential equations in ``test_continuous``.
 """
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -54,6 +56,24 @@ def test_flows_start_near_the_identity(make):
     x = torch.randn(100, 4)
     ladj = make().transform.inverse_and_ladj(x)[1]
     assert ladj.abs().max() < 0.5
+
+
+@pytest.mark.parametrize("autoregressive", [False, True])
+def test_gaps_are_deep_since_splines_lead_data_to_the_latent(autoregressive):
+    """In the middle of a bin, s its mean slope and 1 those at its ends, a spline's slope is 2 s^2 / (s + 1).
+
+    The inverse of a spline, from the same interval to the same, would have (s + s^2) / 2.
+    """
+    flow = NSF(2, transforms=1, bins=3, autoregressive=autoregressive, standardize=False).double()
+    height = torch.tensor([0.495, 0.01, 0.495], dtype=torch.float64).log()
+    theta = torch.cat([torch.stack([torch.zeros(3), height], -1).flatten(), torch.zeros(2)])  # bins, slopes at knots
+    with torch.no_grad():
+        for name, p in flow.named_parameters():
+            if name.endswith(("layers.2.bias", "own.value")):
+                p.copy_(theta.repeat_interleave(len(p) // len(theta)))
+    s = 3 * (1e-3 + (1 - 3e-3) * 0.01)
+    log_prob = 2 * (math.log(2 * s**2 / (s + 1)) - math.log(2 * math.pi) / 2)
+    assert flow().log_prob(torch.zeros(2).double()).item() == pytest.approx(log_prob, abs=1e-9)
 
 
 def test_coupling_of_one_feature_says_what_to_use():

@@ -125,7 +125,7 @@ class Coupling(Transform):
         context: Width of the context, 0 for none.
         activation: Class of the conditioner's activation.
         transform_all: Whether the features A are transformed too, by functions :math:`g(x_A; \theta_A(c))` that do not
-            look at the data; B is then conditioned on the transformed A.
+            look at the data; B is conditioned on A as it was.
         embed: How the conditioner sees a feature; as it is when ``None``, ``Harmonics()`` for angles.
 
     Raises:
@@ -164,24 +164,24 @@ class Coupling(Transform):
         self.own = Parameters(a * size, context) if transform_all else None
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
-        """Transforms the features B given the features A."""
+        """Transforms the features B given the features A, and A too, in one call of the family."""
         (x_a, x_b), g = self._split(x), self.univariate
+        theta = self._theta(x_a, context)
         if self.own is None:
-            y_b, ladj = g.forward_and_ladj(x_b, self._theta(x_a, context))
+            y_b, ladj = g.forward_and_ladj(x_b, theta)
             return self.partition.join(x_a, y_b), ladj.sum(-1)
-        y_a, ladj_a = g.forward_and_ladj(x_a, self._own(context))
-        y_b, ladj_b = g.forward_and_ladj(x_b, self._theta(y_a, context))
-        return self.partition.join(y_a, y_b), ladj_a.sum(-1) + ladj_b.sum(-1)
+        y, ladj = g.forward_and_ladj(torch.cat([x_a, x_b], -1), (self._own(context), theta))
+        return self.partition.join(*y.split(self.partition.sizes, -1)), ladj.sum(-1)
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
-        """Restores the features B given the features A, and A too, in one call of the family."""
+        """Restores the features A if need be, then the features B given them."""
         (y_a, y_b), g = self._split(y), self.univariate
-        theta = self._theta(y_a, context)
         if self.own is None:
-            x_b, ladj = g.inverse_and_ladj(y_b, theta)
+            x_b, ladj = g.inverse_and_ladj(y_b, self._theta(y_a, context))
             return self.partition.join(y_a, x_b), ladj.sum(-1)
-        x, ladj = g.inverse_and_ladj(torch.cat([y_a, y_b], -1), (self._own(context), theta))
-        return self.partition.join(*x.split(self.partition.sizes, -1)), ladj.sum(-1)
+        x_a, ladj_a = g.inverse_and_ladj(y_a, self._own(context))
+        x_b, ladj_b = g.inverse_and_ladj(y_b, self._theta(x_a, context))
+        return self.partition.join(x_a, x_b), ladj_a.sum(-1) + ladj_b.sum(-1)
 
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         check_width("Coupling", x, sum(self.partition.sizes))

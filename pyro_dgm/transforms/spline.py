@@ -120,10 +120,10 @@ class Spline(RationalQuadratic):
 
 
 class CircularSpline(RationalQuadratic):
-    r"""Monotone rational-quadratic spline of the circle :math:`[-\pi, \pi)`, followed by a rotation.
+    r"""Monotone rational-quadratic spline of the circle :math:`[-\pi, \pi)`, after a rotation.
 
     .. math::
-        y = \bigl(g(x) + \phi + \pi\bigr) \bmod 2\pi - \pi, \qquad d_0 = d_K
+        y = g\bigl((x + \phi + \pi) \bmod 2\pi - \pi\bigr), \qquad d_0 = d_K
 
     :math:`g` is a spline on the interval whose slopes at both ends are one free number, so that it is continuously
     differentiable where the interval closes; the rotation :math:`\phi` moves that point, which g alone would keep. Its
@@ -144,16 +144,16 @@ class CircularSpline(RationalQuadratic):
         self.size = 3 * bins + 1
 
     def forward_and_ladj(self, x: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
-        """Evaluates the spline, then rotates."""
+        """Rotates, then evaluates the spline."""
         phase = whole(theta)[..., -1]
-        y, ladj = self._evaluate(*self._parts(wrap(x), theta), inverse=False)
-        return wrap(y + phase), ladj
+        y, ladj = self._evaluate(*self._parts(wrap(x + phase), theta), inverse=False)
+        return wrap(y), ladj
 
     def inverse_and_ladj(self, y: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
-        """Rotates back, then solves the quadratic of the bin."""
+        """Solves the quadratic of the bin, then rotates back."""
         phase = whole(theta)[..., -1]
-        x, ladj = self._evaluate(*self._parts(wrap(y - phase), theta), inverse=True)
-        return wrap(x), ladj
+        x, ladj = self._evaluate(*self._parts(wrap(y), theta), inverse=True)
+        return wrap(x - phase), ladj
 
     def _parts(self, v: Tensor, theta: Theta) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         (v, thetas), k = number_first(v, theta), self.bins

@@ -41,10 +41,10 @@ class NCSF(FlowModel):
     r"""Neural circular spline flow of D angles within :math:`[-\pi, \pi)`, by couplings or autoregressive.
 
     .. math::
-        x_B \leftarrow g\bigl(x_B; \theta_k(\cos x_A, \sin x_A, c)\bigr) \qquad\text{or}\qquad
+        z_B = g\bigl(x_B; \theta_k(\cos x_A, \sin x_A, c)\bigr) \qquad\text{or}\qquad
         z_i = g\bigl(x_i; \theta_k(\cos x_{<i}, \sin x_{<i}, c)\bigr)
 
-    with :math:`g` a rational-quadratic spline of the circle and a rotation. For torsions, directions, phases and times
+    with :math:`g` a rotation and a rational-quadratic spline of the circle. For torsions, directions, phases and times
     of day: several modes on one circle, and angles that wind around each other. The density is continuous all around;
     its slope jumps at the knots of splines. One angle has a spline whose parameters are a function of the context
     alone. Samples lie within :math:`[-\pi, \pi)`; values outside are refused where validation is on, and are taken for

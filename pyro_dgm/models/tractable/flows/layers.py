@@ -89,11 +89,16 @@ def spline_layers(
     activation: type[nn.Module],
     embed: Harmonics | None = None,
 ) -> list[Transform]:
-    """Autoregressive layers, 3 of them when ``transforms`` is ``None``, or couplings that transform all, 5 of them."""
+    """Autoregressive layers, 3 of them when ``transforms`` is ``None``, or couplings that transform all, 5 of them.
+
+    Splines lead data to the latent: a nearly flat bin makes a deep gap between two modes, where a spline's inverse,
+    steep there, would leave half of the mean density.
+    """
     if autoregressive and masks is not None:
         raise ValueError("masks: expected None for an autoregressive flow, whose layers have orders, not masks")
     if autoregressive:
         n = 3 if transforms is None else transforms
         return autoregressions(features, spline, n, "density", hidden_features, context, activation, embed)
     n = 5 if transforms is None else transforms
-    return couplings(features, spline, n, masks, hidden_features, context, activation, True, embed)
+    layers = couplings(features, spline, n, masks, hidden_features, context, activation, True, embed)
+    return [layer.inv if isinstance(layer, Coupling) else layer for layer in layers]

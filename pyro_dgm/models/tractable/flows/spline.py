@@ -19,12 +19,12 @@ class NSF(FlowModel):
     r"""Neural spline flow, by couplings or autoregressive.
 
     .. math::
-        x_B \leftarrow g(x_B; \theta_k(x_A, c)) \qquad\text{or}\qquad z_i = g(x_i; \theta_k(x_{<i}, c))
+        z_B = g(x_B; \theta_k(x_A, c)) \qquad\text{or}\qquad z_i = g(x_i; \theta_k(x_{<i}, c))
 
-    with :math:`g` a rational-quadratic spline. The coupling form bends the features A too, each by a spline that looks
-    at no other feature, and scores and samples in one pass. The autoregressive form fits tables of data best, scores in
-    one pass and samples in D steps. (Durkan, Bekasov, Murray and Papamakarios, Neural Spline Flows, 2019,
-    arXiv:1906.04032.)
+    in layer k, data to latent, with :math:`g` a rational-quadratic spline. The coupling form bends the features A too,
+    each by a spline that looks at no other feature, and scores and samples in one pass. The autoregressive form fits
+    tables of data best, scores in one pass and samples in D steps. (Durkan, Bekasov, Murray and Papamakarios, Neural
+    Spline Flows, 2019, arXiv:1906.04032.)
 
     Args:
         features: Number of features D of the data; at least 2 for couplings.

@@ -16,7 +16,7 @@ from .zoo import MODELS, TRANSFORMS
 PACKAGE = Path(pyro_dgm.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 LEVELS = {
-    "_version": 0, "_config": -1, "_archive": 0, "nn": 0, "datasets": 0, "plots": 0,
+    "_version": 0, "_config": -1, "_shapes": -1, "_archive": 0, "nn": 0, "datasets": 0, "plots": 0,
     "transforms": 1,
     "distributions": 2,
     "models.base": 3, "models.parametric": 3.5, "models.mixture": 3.5,

@@ -22,6 +22,8 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Size, Tensor
 from torch.distributions import Transform
 
+from .._shapes import broadcast_shapes
+
 
 class Polar(dist.TorchDistribution):
     r"""The law of a point whose polar coordinates are independent.
@@ -39,7 +41,7 @@ class Polar(dist.TorchDistribution):
     support = constraints.real_vector
 
     def __init__(self, radius: TorchDistributionMixin, angle: TorchDistributionMixin) -> None:
-        batch_shape = torch.broadcast_shapes(radius.batch_shape, angle.batch_shape)
+        batch_shape = broadcast_shapes(radius.batch_shape, angle.batch_shape)
         self.radius, self.angle = radius.expand(batch_shape), angle.expand(batch_shape)
         super().__init__(batch_shape, Size((2,)))
 
@@ -101,7 +103,7 @@ class Board(dist.TorchDistribution):
             self._validate_sample(value)
         on_board = ((value >= 0) & (value < self.cells)).all(-1)
         black = on_board & (value.floor().sum(-1) % 2 == 0)
-        shape = torch.broadcast_shapes(black.shape, self.batch_shape)
+        shape = broadcast_shapes(black.shape, self.batch_shape)
         log_density = value.new_full((), math.log(2 / self.cells**2))
         return torch.where(black, log_density, -torch.inf).expand(shape)
 

@@ -28,6 +28,7 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import constraints
 
+from .._shapes import broadcast_shapes
 from ..nn import Conditioner, NaiveWalk, leave_autocast, without_autocast
 from .grey import Advising
 from .heads import Head
@@ -79,7 +80,7 @@ class Autoregressive(Advising, dist.TorchDistribution):
                 f"got {conditioner.in_per_feature}"
             )
         self.conditioner, self.head, self.context = conditioner, head, context
-        batch_shape = torch.broadcast_shapes(batch_shape, () if context is None else context.shape[:-1])
+        batch_shape = broadcast_shapes(batch_shape, () if context is None else context.shape[:-1])
         super().__init__(torch.Size(batch_shape), conditioner.event_shape, validate_args=validate_args)
 
     @property
@@ -102,7 +103,7 @@ class Autoregressive(Advising, dist.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Returns the log-density in nats, with shape ``sample_shape + batch_shape``, in one pass."""
         scores = self.conditional_log_probs(value).flatten(-self.event_dim).sum(-1)
-        shape = torch.broadcast_shapes(scores.shape, self.batch_shape)
+        shape = broadcast_shapes(scores.shape, self.batch_shape)
         return scores if scores.shape == shape else scores.expand(shape)
 
     def conditional_log_probs(self, value: Tensor) -> Tensor:

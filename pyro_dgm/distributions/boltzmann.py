@@ -14,6 +14,7 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import constraints
 
+from .._shapes import broadcast_shapes
 from .promise import Density
 
 
@@ -83,7 +84,7 @@ class Boltzmann(dist.TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         energy = self.energy(value)
-        return -energy.expand(torch.broadcast_shapes(energy.shape, self.batch_shape)) if self.batch_shape else -energy
+        return -energy.expand(broadcast_shapes(energy.shape, self.batch_shape)) if self.batch_shape else -energy
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Returns -F(x) - log Z in nats.

@@ -13,6 +13,8 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import constraints
 
+from .._shapes import broadcast_shapes
+
 
 class Concatenated(dist.TorchDistribution):
     """The joint distribution of independent vectors.
@@ -36,7 +38,7 @@ class Concatenated(dist.TorchDistribution):
         wrong = [type(part).__name__ for part in parts if len(part.event_shape) != 1]
         if wrong or not parts:
             raise ValueError(f"parts: expected distributions of vectors, at least one, got {wrong or 'none'}")
-        batch_shape = torch.broadcast_shapes(*(part.batch_shape for part in parts))
+        batch_shape = broadcast_shapes(*(part.batch_shape for part in parts))
         self.parts = [part.expand(batch_shape) for part in parts]
         self.lengths = [part.event_shape[0] for part in parts]
         super().__init__(batch_shape, torch.Size([sum(self.lengths)]), validate_args=False)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributions import Transform as TorchTransform
 from torch.distributions import constraints
 
+from .._shapes import broadcast_shapes
 from ..transforms import Compose, as_transform
 from ..transforms.base import sum_ladj
 from .promise import Density
@@ -54,7 +55,7 @@ class Flow(dist.TransformedDistribution):
     ) -> None:
         stack = Compose(list(transform)) if isinstance(transform, Sequence) else as_transform(transform)
         if context is not None:
-            base = base.expand(torch.broadcast_shapes(base.batch_shape, context.shape[:-1]))
+            base = base.expand(broadcast_shapes(base.batch_shape, context.shape[:-1]))
         super().__init__(base, [stack.condition(context)], validate_args=validate_args)
 
     @property

@@ -22,6 +22,7 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from .._shapes import broadcast_shapes
 from ..nn import leave_autocast
 from .flow import Flow, Proposal
 from .promise import Density
@@ -133,7 +134,7 @@ class Hierarchy(dist.TorchDistribution):
                     f"conditionals: expected each of {self.sizes} once, got {name!r} with event shape "
                     f"{tuple(p.event_shape)} after {list(values)}"
                 )
-            batch_shape = torch.broadcast_shapes(p.batch_shape, shape)
+            batch_shape = broadcast_shapes(p.batch_shape, shape)
             values[name] = choose(name, p if p.batch_shape == batch_shape else p.expand(batch_shape))
             part = _next(conditionals, values[name])
         if len(values) < len(self.sizes):
@@ -191,7 +192,7 @@ class Hierarchy(dist.TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         if self.at_once is not None:
-            shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+            shape = broadcast_shapes(value.shape[:-1], self.batch_shape)
             return {name: score.expand(shape) for name, score in self.at_once(value).items()}
         values, scores = self.split(value), {}
 
@@ -266,7 +267,7 @@ def center(p: Distribution) -> Tensor:
 
 def concatenated(parts: Sequence[Tensor]) -> Tensor:
     """Concatenates vectors, whose batch shapes broadcast."""
-    shape = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+    shape = broadcast_shapes(*(part.shape[:-1] for part in parts))
     return torch.cat([part if part.shape[:-1] == shape else part.expand(*shape, -1) for part in parts], -1)
 
 

@@ -16,6 +16,7 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from .._shapes import broadcast_shapes
 from ..nn import at_least_float32, leave_autocast
 from .grey import Advising
 from .promise import Density
@@ -114,7 +115,7 @@ class Marginal(Advising, dist.TorchDistribution):
         if self._validate_args:
             self._validate_sample(value)
         q = self.prior if self.posterior is None else self.posterior(value)
-        return q.expand(torch.broadcast_shapes(value.shape[: value.dim() - self.event_dim], self.batch_shape))
+        return q.expand(broadcast_shapes(value.shape[: value.dim() - self.event_dim], self.batch_shape))
 
     def terms(
         self, value: Tensor, q: Distribution, sample_shape: Sequence[int] = ()

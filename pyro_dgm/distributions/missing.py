@@ -20,6 +20,7 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import Distribution, biject_to, constraints, transform_to
 
+from .._shapes import broadcast_shapes
 from ..nn import at_least_float32
 from .heads import Head
 from .marginal import draw
@@ -215,7 +216,7 @@ class PartlyObserved(dist.TorchDistribution):
 
     def _filled(self, u: Tensor, missing: Tensor) -> Tensor:
         """Returns u with what is missing drawn, for each z anew."""
-        return torch.where(missing, self._draw(torch.broadcast_shapes(u.shape, self.theta.shape[:-1])), u)
+        return torch.where(missing, self._draw(broadcast_shapes(u.shape, self.theta.shape[:-1])), u)
 
     def _score(self, u: Tensor, missing: Tensor) -> Tensor:
         """Returns log p(x_obs | z), and where there is a mask log p(x_obs | z) + log p(s | x)."""
@@ -243,7 +244,7 @@ class Informed(dist.TorchDistribution):
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
 
     def __init__(self, posterior: Distribution, prior: Distribution, informed: Tensor) -> None:
-        shape = torch.broadcast_shapes(posterior.batch_shape, prior.batch_shape, informed.shape)
+        shape = broadcast_shapes(posterior.batch_shape, prior.batch_shape, informed.shape)
         self.posterior, self.prior, self.informed = posterior.expand(shape), prior.expand(shape), informed.expand(shape)
         super().__init__(shape, posterior.event_shape, validate_args=False)
 

@@ -16,6 +16,7 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import constraints
 
+from .._shapes import broadcast_shapes
 from .promise import Density, density_of
 
 
@@ -50,7 +51,7 @@ class Mixture(dist.TorchDistribution):
             raise ValueError(f"components: expected distributions of one event shape, got {[*map(tuple, shapes)]}")
         if logits.shape != (len(components),):
             raise ValueError(f"logits: expected shape ({len(components)},), got {tuple(logits.shape)}")
-        batch_shape = torch.broadcast_shapes(*(p.batch_shape for p in components))
+        batch_shape = broadcast_shapes(*(p.batch_shape for p in components))
         self.components = [p.expand(batch_shape) for p in components]
         self.logits = logits
         super().__init__(batch_shape, shapes.pop(), validate_args=validate_args)
@@ -119,7 +120,7 @@ class BatchMixture(dist.TorchDistribution):
                 f"logits: expected one per component, shape (*, {', '.join(map(str, components.batch_shape[-1:]))}), "
                 f"got {tuple(logits.shape)}"
             )
-        shape = torch.broadcast_shapes(components.batch_shape, logits.shape)
+        shape = broadcast_shapes(components.batch_shape, logits.shape)
         self.components = components if shape == components.batch_shape else components.expand(shape)
         self.logits = logits.log_softmax(-1).expand(shape)
         super().__init__(shape[:-1], components.event_shape, validate_args=validate_args)

@@ -24,6 +24,7 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import constraints
 
+from .._shapes import broadcast_shapes
 from .promise import Density
 
 
@@ -106,7 +107,7 @@ class Dequantization(dist.TorchDistribution):
         batch = x.dim() - event_dim
         batch_shape, event_shape = x.shape[:batch], x.shape[batch:]
         if noise is not None:
-            batch_shape = torch.broadcast_shapes(batch_shape, noise.batch_shape)
+            batch_shape = broadcast_shapes(batch_shape, noise.batch_shape)
             noise = noise.expand(batch_shape)
         self.x, self.levels, self.noise = x.expand(*batch_shape, *event_shape), levels, noise
         super().__init__(batch_shape, event_shape, validate_args=False)

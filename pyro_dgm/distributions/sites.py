@@ -16,6 +16,7 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import constraints
 
+from .._shapes import broadcast_shapes
 from ..nn import without_autocast
 from .promise import Density
 
@@ -34,7 +35,7 @@ def by_number(p: "Autoregressive", name: str) -> Tensor:
         with without_autocast(p.conditioner.like()):
             theta = walk.output()[..., : head.size]
         x = pyro.sample(f"{name}_{i}", head(theta.reshape(*shape, -1)))
-        wider = torch.broadcast_shapes(x.shape, shape)
+        wider = broadcast_shapes(x.shape, shape)
         if wider != shape:  # a plate or an enumeration made the batch larger: every datum goes on as several
             places = torch.arange(shape.numel(), device=x.device).reshape(shape).expand(wider)
             walk.select(places.reshape(-1))
@@ -59,7 +60,7 @@ def by_row(p: "Autoregressive", name: str) -> Tensor:
     x = p.conditioner.like().new_zeros(*p.batch_shape, *p.event_shape)
     for i in range(height):
         row = pyro.sample(f"{name}_{i}", Row(p, x, i))
-        x = x.expand(*torch.broadcast_shapes(row.shape[:-2], x.shape[:-3]), *p.event_shape).clone()
+        x = x.expand(*broadcast_shapes(row.shape[:-2], x.shape[:-3]), *p.event_shape).clone()
         x[..., i, :] = row
     return x
 
@@ -79,7 +80,7 @@ class Row(dist.TorchDistribution):
 
     def __init__(self, p: "Autoregressive", above: Tensor, row: int, batch_shape: Sequence[int] = ()) -> None:
         self.p, self.above, self.row = p, above, row
-        batch_shape = torch.broadcast_shapes(batch_shape, p.batch_shape, above.shape[:-3])
+        batch_shape = broadcast_shapes(batch_shape, p.batch_shape, above.shape[:-3])
         super().__init__(torch.Size(batch_shape), p.event_shape[::2], validate_args=False)
 
     @constraints.dependent_property
@@ -93,7 +94,7 @@ class Row(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Returns the log-density of the row in nats, in one pass of the network."""
-        shape = torch.broadcast_shapes(value.shape[:-2], self.batch_shape)
+        shape = broadcast_shapes(value.shape[:-2], self.batch_shape)
         x = self.above.expand(*shape, *self.p.event_shape).clone()
         x[..., self.row, :] = value
         return self.p.conditional_log_probs(x)[..., self.row, :].sum((-2, -1))

@@ -15,6 +15,8 @@ from pyro import distributions as dist
 from pyro.distributions.util import sum_rightmost
 from torch import Tensor
 
+from .._shapes import broadcast_shapes
+
 _HALF_LOG_TWO_PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -94,4 +96,4 @@ def _broadcast(value: Tensor, shape: torch.Size) -> Tensor:
     """Gives a value all dimensions of the distribution; most have them, and are left as they are."""
     if value.shape[value.dim() - len(shape) :] == shape:
         return value
-    return value.expand(torch.broadcast_shapes(value.shape, shape))
+    return value.expand(broadcast_shapes(value.shape, shape))

@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from .._config import Configured
+from .._shapes import broadcast_shapes
 
 if TYPE_CHECKING:
     from ..objectives import Objective
@@ -130,7 +131,7 @@ class GenerativeModel(Configured, PyroModule):
         self._random_weights()  # shared by all data, so sampled outside the plates
         shapes = [] if x is None else [x.shape[: x.dim() - len(self.event_shape)]]
         shapes += [] if context is None else [context.shape[:-1]]
-        batch_shape = torch.broadcast_shapes(*shapes)
+        batch_shape = broadcast_shapes(*shapes)
         with ExitStack() as stack:
             if data_size is not None:
                 stack.enter_context(poutine.scale(scale=data_size / batch_shape.numel()))

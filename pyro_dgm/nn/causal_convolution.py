@@ -24,6 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._shapes import broadcast_shapes
+
 Apply = Callable[[nn.Module, Tensor | None], Tensor]
 """Applies a layer to its input, ``None`` where that is the part of an image which is not known yet."""
 
@@ -45,7 +47,7 @@ def as_batch(x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, 
         x: Images, with shape (*, C, H, W).
         context: The context, with shape (*, context); a single one stays so.
     """
-    shape = x.shape[:-3] if context is None else torch.broadcast_shapes(x.shape[:-3], context.shape[:-1])
+    shape = x.shape[:-3] if context is None else broadcast_shapes(x.shape[:-3], context.shape[:-1])
     n = shape.numel()
     if context is not None:
         single = context.shape[:-1].numel() == 1

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.library import CustomOpDef
 
+from .._shapes import broadcast_shapes
 from .precision import leave_autocast, without_autocast
 from .walk import Conditioner, Walk, inverse
 
@@ -196,7 +197,7 @@ def nade(x: Tensor, a: Tensor, w: Tensor, v: Tensor, activation: str, sequence: 
     Returns:
         V_d h_d, with shape (*, D, P).
     """
-    batch_shape = torch.broadcast_shapes(x.shape[:-1], a.shape[:-1])
+    batch_shape = broadcast_shapes(x.shape[:-1], a.shape[:-1])
     natural = list(sequence) == list(range(len(w)))
     with without_autocast(x):
         x = leave_autocast(x).to(w.dtype)

@@ -17,6 +17,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from .._shapes import broadcast_shapes
 from .convolution import ConvNet
 from .masked import Degrees, MaskedMLP, MaskedWalk
 from .nade import NADEWalk, activation_name, nade
@@ -168,7 +169,7 @@ class Ordered(Conditioner):
 
     def _by_masks(self, x: Tensor, context: Tensor | None) -> Tensor:
         size, event_dim = self.event_shape.numel(), len(self.event_shape)
-        batch_shape = torch.broadcast_shapes(x.shape[:-event_dim], () if context is None else context.shape[:-1])
+        batch_shape = broadcast_shapes(x.shape[:-event_dim], () if context is None else context.shape[:-1])
         x = x.expand(*batch_shape, *x.shape[-event_dim:])
         place = torch.tensor(self.order, device=x.device)
         steps = max(1, _CHUNK // max(1, batch_shape.numel()))

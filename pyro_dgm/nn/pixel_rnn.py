@@ -17,9 +17,9 @@ in row i - m the columns from j - m - L - r to j + m - 1 + r, and in row i those
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
+from .._shapes import broadcast_shapes
 from .causal_convolution import CausalConv2d, groups_of
 from .convolution import over_images
 from .convolutional_lstm import ColourLinear, DiagonalBiLSTM, RowLSTM
@@ -97,7 +97,7 @@ class PixelRNNNetwork(Conditioner):
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Maps x, shape (*, C s, H, W), and the context, shape (*, context), to (*, C, H, W, out_per_feature)."""
         colours, height, width = self.event_shape
-        batch_shape = torch.broadcast_shapes(x.shape[:-3], () if context is None else context.shape[:-1])
+        batch_shape = broadcast_shapes(x.shape[:-3], () if context is None else context.shape[:-1])
         if context is not None:
             context = context.expand(*batch_shape, -1).reshape(-1, context.shape[-1])
         u, image = (

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._config import Configured
+from .._shapes import broadcast_shapes
 from .attention import SelfAttention
 from .batch_norm import BatchNorm
 from .convolution import doubled, halved
@@ -77,7 +78,7 @@ class ResidualGenerator(Configured, nn.Module):
         """Maps noise (*, in_features) and contexts (*, context), which broadcast, to images (*, C, H, W)."""
         batch_shape = z.shape[:-1]
         if context is not None:
-            batch_shape = torch.broadcast_shapes(batch_shape, context.shape[:-1])
+            batch_shape = broadcast_shapes(batch_shape, context.shape[:-1])
             context = context.expand(*batch_shape, -1).reshape(-1, context.shape[-1])
         h = self.first(z).expand(*batch_shape, -1).reshape(-1, *self.start)
         h = h.contiguous(memory_format=torch.channels_last)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .._shapes import broadcast_shapes
 from ..nn import MaskedMLP, leave_autocast, without_autocast
 from .base import Pass, Transform, check_width
 from .circular import Harmonics
@@ -66,7 +67,7 @@ class MaskedAutoregressive(Transform):
         """Restores the features one after another, each given those before it; hidden units are computed once."""
         check_width("MaskedAutoregressive", y, self.conditioner.features)
         y = leave_autocast(y)
-        batch_shape = torch.broadcast_shapes(y.shape[:-1], () if context is None else context.shape[:-1])
+        batch_shape = broadcast_shapes(y.shape[:-1], () if context is None else context.shape[:-1])
         columns = y.expand(*batch_shape, -1).reshape(-1, y.shape[-1]).unbind(-1)
         if context is not None:
             context = leave_autocast(context).expand(*batch_shape, -1).reshape(-1, context.shape[-1])

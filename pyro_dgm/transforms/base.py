@@ -24,6 +24,7 @@ from torch.distributions import Transform as TorchTransform
 from torch.distributions import constraints
 
 from .._config import Configured
+from .._shapes import broadcast_shapes
 
 Pass = tuple[Tensor, Tensor]
 
@@ -98,7 +99,7 @@ class Transform(Configured, TransformModule):
 def _expand_ladj(transform: TorchTransform, x: Tensor, ladj: Tensor) -> Tensor:
     """Gives a log-determinant that may be the same for all data the batch shape of the transform's input."""
     batch_shape = x.shape[: x.dim() - transform.domain.event_dim]
-    return ladj.expand(torch.broadcast_shapes(batch_shape, ladj.shape))
+    return ladj.expand(broadcast_shapes(batch_shape, ladj.shape))
 
 
 def sum_ladj(transform: TorchTransform, x: Tensor, ladj: Tensor, event_dim: int) -> Tensor:

@@ -21,6 +21,7 @@ from torch.distributions import ComposeTransform, constraints
 from torch.distributions import Transform as TorchTransform
 from torch.distributions.transforms import _InverseTransform
 
+from .._shapes import broadcast_shapes
 from ..nn import leave_autocast, without_autocast
 from .base import Inverse, Pass, Transform, sum_ladj
 
@@ -87,7 +88,7 @@ class Foreign(Transform):
             return value, _forget(self.transform, self.transform)
         if context is None:
             return value, self.transform.condition(None)
-        batch_shape = torch.broadcast_shapes(value.shape[:-1], context.shape[:-1])
+        batch_shape = broadcast_shapes(value.shape[:-1], context.shape[:-1])
         value = value.expand(batch_shape + value.shape[-1:])
         return value, self.transform.condition(context.expand(batch_shape + context.shape[-1:]))
 

@@ -23,6 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from .._shapes import broadcast_shapes
 from ..nn import AutogradField, MLPField, add_penalty, leave_autocast, penalties_wanted, without_autocast
 from ..nn.field import Differentiated, Perceptron
 from ..nn.ode import ADAPTIVE, FIXED, Derivative, adaptive_steps, fixed_steps
@@ -158,7 +159,7 @@ class Continuous(Transform):
             )
         x, context = leave_autocast(x), None if context is None else leave_autocast(context)
         if context is not None:
-            x = x.expand(*torch.broadcast_shapes(x.shape[:-1], context.shape[:-1]), -1)
+            x = x.expand(*broadcast_shapes(x.shape[:-1], context.shape[:-1]), -1)
         with without_autocast(x):
             return x, context, None if self.adjoint else self.field.at(context)
 

@@ -170,8 +170,12 @@ class Coupling(Transform):
         if self.own is None:
             y_b, ladj = g.forward_and_ladj(x_b, theta)
             return self.partition.join(x_a, y_b), ladj.sum(-1)
-        y, ladj = g.forward_and_ladj(torch.cat([x_a, x_b], -1), (self._own(context), theta))
-        return self.partition.join(*y.split(self.partition.sizes, -1)), ladj.sum(-1)
+        parts, thetas = self.partition, (self._own(context), theta)
+        if parts.follow:  # runs of features as they stand
+            y, ladj = g.forward_and_ladj(x, thetas if parts.a_first else thetas[::-1])
+            return y, ladj.sum(-1)
+        y, ladj = g.forward_and_ladj(torch.cat([x_a, x_b], -1), thetas)
+        return parts.join(*y.split(parts.sizes, -1)), ladj.sum(-1)
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
         """Restores the features A if need be, then the features B given them."""

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from .._shapes import broadcast_shapes
 from .base import Pass, Transform, check_width
 from .compose import pass_on
 from .image import IMAGES, check_image
@@ -112,5 +113,5 @@ class MultiScale(Transform):
 
 def _broadcast(parts: list[Tensor], event_dim: int) -> list[Tensor]:
     """Gives parts of one event the same batch dimensions, which a context may have given to some only."""
-    batch_shape = torch.broadcast_shapes(*(p.shape[:-event_dim] for p in parts))
+    batch_shape = broadcast_shapes(*(p.shape[:-event_dim] for p in parts))
     return [p.expand(*batch_shape, *p.shape[-event_dim:]) for p in parts]

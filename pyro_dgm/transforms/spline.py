@@ -63,16 +63,17 @@ class RationalQuadratic(Univariate):
             bound: Half-width of the interval, if v may lie outside.
         """
         v, least = v.movedim(-1, 0).contiguous(), 2 * self.bound * self.min_bin
-        pieces = [v] if len(parts) == 1 else v.split([sizes.shape[1] for sizes, _ in parts])
+        inner = v.clamp(-bound, bound)
+        pieces = [inner] if len(parts) == 1 else inner.split([sizes.shape[1] for sizes, _ in parts])
         look = _Bin.apply if torch.is_grad_enabled() else _Bin.forward
         bins = []
         for piece, (sizes, slopes) in zip(pieces, parts, strict=True):
             sizes = sizes.view(self.bins, 2, *sizes.shape[1:]).softmax(0)
             sizes = torch.add(sizes.new_full((), least), sizes, alpha=2 * self.bound - self.bins * least)
-            bins.append(look(piece.clamp(-bound, bound), sizes, slopes, inverse, self.bound)[0])
+            bins.append(look(piece, sizes, slopes, inverse, self.bound)[0])
         evaluate = _Evaluate.apply if torch.is_grad_enabled() else _Evaluate.forward
         here = bins[0] if len(bins) == 1 else torch.cat(bins, 1)
-        out, ladj = evaluate(v, here, inverse, bound, -math.log(self.min_slope))
+        out, ladj = evaluate(v, inner, here, inverse, -math.log(self.min_slope))
         return out.movedim(0, -1), ladj.movedim(0, -1)
 
 
@@ -181,8 +182,8 @@ class _Bin(torch.autograd.Function):
         pairs = sizes.unbind(0)
         starts = torch.stack([*accumulate(pairs[:-1], initial=torch.full_like(pairs[0], -bound))])
         k = (v >= starts[1:, int(inverse)]).sum(0)
-        ends = torch.add(first(torch.arange(2, device=k.device), k), k)
-        rows = [(starts, k.expand(1, 2, *k.shape)), (sizes, k.expand(1, 2, *k.shape)), (slopes, ends)]
+        of_both = k.expand(1, 2, *k.shape)
+        rows = [(starts, of_both), (sizes, of_both), (slopes[:-1], k[None]), (slopes[1:], k[None])]
         return torch.cat(
             [t.expand(*t.shape[: -k.dim()], *k.shape).gather(0, i).flatten(0, -1 - k.dim()) for t, i in rows]
         ), k
@@ -208,16 +209,15 @@ class _Bin(torch.autograd.Function):
 
 
 class _Evaluate(torch.autograd.Function):
-    """Value and log-slope at v, given its bin; the identity outside of the bound."""
+    """Value and log-slope at v, given its bin; the identity outside of the bound, where v is not its ``inner``."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(v: Tensor, here: Tensor, inverse: bool, bound: float, max_log_slope: float) -> tuple[Tensor, Tensor]:
+    def forward(v: Tensor, inner: Tensor, here: Tensor, inverse: bool, max_log_slope: float) -> tuple[Tensor, Tensor]:
         x_0, y_0, w, h, *_ = here.unbind(0)
         d_0, d_1 = (here[4:] * _shrink(here[4:], max_log_slope)).exp()
-        inner, s = v.clamp(-bound, bound), h / w
-        inside = inner == v
+        inside, s = inner == v, h / w
         curve = torch.sub(d_0 + d_1, s, alpha=2)
         if inverse:  # the root in [0, 1] of a quadratic, in the form that does not cancel
             rise = inner - y_0
@@ -231,20 +231,21 @@ class _Evaluate(torch.autograd.Function):
         xi = xi.clamp(0, 1)
         r = torch.addcmul(xi, xi, xi, value=-1)
         den = torch.addcmul(s, curve, r)
-        ell = (-2 if inverse else 2) * (s * _p(xi, r, curve, d_0, d_1).sqrt() / den).log()
+        p = _p(xi, r, curve, d_0, d_1)
+        ell = ((den / s).square() / p if inverse else (s / den).square() * p).log()
         out = torch.addcmul(x_0, w, xi) if inverse else torch.addcmul(y_0, h, torch.addcmul(s * xi, r, d_0 - s) / den)
         return torch.where(inside, out, v), torch.where(inside, ell, 0.0)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        v, here, *ctx.numbers = inputs
-        ctx.save_for_backward(v, here, *output)
+        v, inner, here, *ctx.numbers = inputs
+        ctx.save_for_backward(v, inner, here, *output)
 
     @staticmethod
     def backward(ctx: Any, g_out: Tensor, g_ell: Tensor) -> tuple[Tensor | None, ...]:
-        v, here, out, ell = ctx.saved_tensors
-        inverse, bound, max_log_slope = ctx.numbers
-        inside, g_all = v.clamp(-bound, bound) == v, g_out
+        v, inner, here, out, ell = ctx.saved_tensors
+        inverse, max_log_slope = ctx.numbers
+        inside, g_all = inner == v, g_out
         g_out, beta = torch.where(inside, g_out, 0.0), torch.where(inside, -g_ell if inverse else g_ell, 0.0)
         x_0, _, w, h, *_ = here.unbind(0)
         shrink = _shrink(here[4:], max_log_slope)
@@ -275,12 +276,12 @@ class _Evaluate(torch.autograd.Function):
         g_1 = torch.addcmul(xi * b, r, u, value=-1)
         g_d = torch.stack([m + b - g_1, g_1]) * slopes * shrink.square()
         g_w, g_h = -torch.addcmul(g_xi * xi, g_s, s) / w, torch.addcdiv(alpha * share, g_s, w)
-        return torch.where(inside, g_v, g_all), torch.stack([g_x, alpha, g_w, g_h, *g_d]), None, None, None
+        return torch.where(inside, g_v, g_all), None, torch.stack([g_x, alpha, g_w, g_h, *g_d]), None, None
 
 
 def _shrink(raw: Tensor, max_log_slope: float) -> Tensor:
     """Returns what raw log-slopes are multiplied by, so that they are bounded softly; its square is their growth."""
-    return 1 / (1 + raw.abs() / max_log_slope)
+    return max_log_slope / (max_log_slope + raw.abs())
 
 
 def _p(xi: Tensor, r: Tensor, curve: Tensor, d_0: Tensor, d_1: Tensor) -> Tensor:

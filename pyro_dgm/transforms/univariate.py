@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from .._config import Configured
+from .._shapes import broadcast_shapes
 
 Theta = Tensor | tuple[Tensor, ...]
 
@@ -27,7 +28,7 @@ def whole(theta: Theta) -> Tensor:
     """Returns the parameters of all features, with shape (*, D, size), given those of one run of them after another."""
     if isinstance(theta, Tensor):
         return theta
-    batch_shape = torch.broadcast_shapes(*(t.shape[:-2] for t in theta))
+    batch_shape = broadcast_shapes(*(t.shape[:-2] for t in theta))
     return torch.cat([t.expand(*batch_shape, *t.shape[-2:]) for t in theta], -2)
 
 
@@ -35,7 +36,7 @@ def number_first(v: Tensor, theta: Theta) -> tuple[Tensor, list[Tensor]]:
     """Returns v, broadcast to shape (*, D), and each theta, (*, D, size), as (size, D, *)."""
     parts = theta if isinstance(theta, tuple) else (theta,)
     shapes = [t.shape[:-1] if t is theta else (*t.shape[:-2], v.shape[-1]) for t in parts]
-    shape = torch.broadcast_shapes(v.shape, *shapes)
+    shape = broadcast_shapes(v.shape, *shapes)
     moved = [t.movedim((-1, -2), (0, 1)) if t.dim() > 1 else t for t in parts]
     added = [(1,) * (len(shape) + 1 - t.dim()) for t in moved]
     if any(added):

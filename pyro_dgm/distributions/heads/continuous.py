@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import functional as F
 
+from ..._shapes import broadcast_shapes
 from ...transforms import Affine, Univariate
 from ..continuous_bernoulli import ContinuousBernoulli as GreyLevel
 from ..promise import Density
@@ -228,7 +229,7 @@ class Seen(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Returns the log-density in nats."""
-        shape = torch.broadcast_shapes(value.shape, self.batch_shape)
+        shape = broadcast_shapes(value.shape, self.batch_shape)
         z, ladj = _run(self.univariate.forward_and_ladj, value.expand(shape), self.theta)
         return ladj - 0.5 * z.square() - 0.5 * math.log(2 * math.pi)
 

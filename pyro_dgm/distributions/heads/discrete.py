@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.nn import functional as F
 
+from ..._shapes import broadcast_shapes
 from ..grey import Advising
 from .base import Head
 from .continuous import choose, chosen_component, mixture_parameters
@@ -76,7 +77,7 @@ class Categorical(Head):
 
     def log_prob(self, x: Tensor, theta: Tensor) -> Tensor:
         """Looks up the class."""
-        shape = torch.broadcast_shapes(x.shape, theta.shape[:-1])
+        shape = broadcast_shapes(x.shape, theta.shape[:-1])
         log_p = theta.log_softmax(-1).expand(*shape, -1)
         return log_p.gather(-1, x.long().expand(shape)[..., None])[..., 0]
 

@@ -21,6 +21,7 @@ from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from ..._shapes import broadcast_shapes
 from ...distributions import Hierarchy
 from ...distributions.hierarchy import concatenated, join
 from ...distributions.missing import has_missing
@@ -113,12 +114,12 @@ class DeepMarkovModel(LatentVariableModel):
         def at_once(z: Tensor) -> dict[str, Tensor]:
             states = z.unflatten(-1, (steps, self.latent))
             first = start.unsqueeze(-2)
-            shape = torch.broadcast_shapes(states.shape[:-2], first.shape[:-2])
+            shape = broadcast_shapes(states.shape[:-2], first.shape[:-2])
             before = torch.cat([first.expand(*shape, 1, -1), states[..., :-1, :].expand(*shape, -1, -1)], -2)
             scores = self.transition(join(before, 1, _of_steps(context))).log_prob(states)
             return dict(zip(sizes, scores.unbind(-1), strict=True))
 
-        batch_shape = torch.broadcast_shapes(start.shape[:-1], () if context is None else context.shape[:-1])
+        batch_shape = broadcast_shapes(start.shape[:-1], () if context is None else context.shape[:-1])
         return Hierarchy(sizes, partial(self._forwards, start, steps, context), batch_shape, at_once=at_once)
 
     def _forwards(

@@ -18,6 +18,7 @@ from pyro.nn import pyro_method
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
+from ..._shapes import broadcast_shapes
 from ...distributions import Marginal
 from ...distributions.autoregressive import fold
 from ...distributions.heads import Head
@@ -147,7 +148,7 @@ def network_shape(network: nn.Module, event_shape: torch.Size, context: int) -> 
 def prior_of(prior: nn.Module, context: Tensor | None) -> dist.TorchDistribution:
     """Returns p(z | c) with the batch shape of the context, whether or not the prior's module reads it."""
     p = prior(context) if getattr(prior, "context", 0) else prior()
-    return p if context is None else p.expand(torch.broadcast_shapes(p.batch_shape, context.shape[:-1]))
+    return p if context is None else p.expand(broadcast_shapes(p.batch_shape, context.shape[:-1]))
 
 
 def promise(name: str, part: nn.Module, width: int) -> tuple[torch.Size, constraints.Constraint]:

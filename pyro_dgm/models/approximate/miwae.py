@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn import functional as F
 
+from ..._shapes import broadcast_shapes
 from ...distributions import PartlyObserved, heads
 from ...distributions.hierarchy import join
 from ...distributions.missing import Informed, possibly_missing, standard
@@ -90,7 +91,7 @@ class IncompleteDataModel(LatentVariableModel):
 
     def _theta(self, z: Tensor, context: Tensor | None) -> Tensor:
         theta = leave_autocast(self.network(join(z, 1, context)))
-        batch_shape = z.shape[:-1] if context is None else torch.broadcast_shapes(z.shape[:-1], context.shape[:-1])
+        batch_shape = z.shape[:-1] if context is None else broadcast_shapes(z.shape[:-1], context.shape[:-1])
         return theta.reshape(*batch_shape, *self.event_shape, self.head.size)
 
     def _posterior(self, x: Tensor, context: Tensor | None) -> dist.TorchDistribution:

@@ -16,6 +16,7 @@ from pyro import distributions as dist
 from torch import Tensor
 from torch.distributions import constraints
 
+from ..._shapes import broadcast_shapes
 from ...distributions import MarkovChain
 from ..base import ImplicitModel
 
@@ -140,7 +141,7 @@ class StochasticNetwork(ImplicitModel):
         if n < 0 or x.shape[n:] != self.event_shape:
             raise ValueError(f"x: expected shape (*, {', '.join(map(str, self.event_shape))}), got {tuple(x.shape)}")
         missing = missing.to(torch.bool).expand(x.shape)
-        batch_shape = torch.broadcast_shapes(x.shape[:n], () if context is None else context.shape[:-1])
+        batch_shape = broadcast_shapes(x.shape[:n], () if context is None else context.shape[:-1])
         return self._chain(context, batch_shape, means, lambda drawn: torch.where(missing, drawn, x))
 
     def _distribution(self, context: Tensor | None) -> MarkovChain:

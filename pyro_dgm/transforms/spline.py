@@ -68,9 +68,8 @@ class RationalQuadratic(Univariate):
         look = _Bin.apply if torch.is_grad_enabled() else _Bin.forward
         bins = []
         for piece, (sizes, slopes) in zip(pieces, parts, strict=True):
-            sizes = sizes.view(self.bins, 2, *sizes.shape[1:]).softmax(0)
-            sizes = torch.add(sizes.new_full((), least), sizes, alpha=2 * self.bound - self.bins * least)
-            bins.append(look(piece, sizes, slopes, inverse, self.bound)[0])
+            shares = sizes.view(self.bins, 2, *sizes.shape[1:]).softmax(0)
+            bins.append(look(piece, shares, slopes, inverse, self.bound, least)[0])
         evaluate = _Evaluate.apply if torch.is_grad_enabled() else _Evaluate.forward
         here = bins[0] if len(bins) == 1 else torch.cat(bins, 1)
         out, ladj = evaluate(v, inner, here, inverse, -math.log(self.min_slope))
@@ -170,12 +169,18 @@ def wrap(angle: Tensor) -> Tensor:
 
 
 class _Bin(torch.autograd.Function):
-    """The bin of v, (6, *): x_0, y_0, w, h, raw log-slopes at its ends; of sizes, (K, 2, *), and knots' slopes."""
+    """The bin of v, (6, *): x_0, y_0, w, h, raw log-slopes at its ends.
+
+    It is found among bins that have shares (K, 2, *) of what the least sizes leave of [-B, B], given the knots' slopes.
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(v: Tensor, sizes: Tensor, slopes: Tensor, inverse: bool, bound: float) -> tuple[Tensor, Tensor]:
+    def forward(
+        v: Tensor, shares: Tensor, slopes: Tensor, inverse: bool, bound: float, least: float
+    ) -> tuple[Tensor, Tensor]:
+        sizes = torch.add(shares.new_full((), least), shares, alpha=2 * bound - len(shares) * least)
         if len(slopes) < len(sizes):
             zero = torch.zeros_like(slopes[:1])
             slopes = torch.cat([zero, slopes, zero])
@@ -190,22 +195,23 @@ class _Bin(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        _, sizes, slopes, *_ = inputs
-        ctx.shapes = sizes.shape, slopes.shape
+        _, shares, slopes, _, bound, least = inputs
+        ctx.shapes, ctx.scale = (shares.shape, slopes.shape), 2 * bound - len(shares) * least
         ctx.mark_non_differentiable(output[1])
         ctx.save_for_backward(output[1])
 
     @staticmethod
     def backward(ctx: Any, g: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of the start of a bin go to the sizes of all bins before it, others to the bin itself."""
-        (k,), (sizes, slopes) = ctx.saved_tensors, ctx.shapes
-        j = first(torch.arange(-2, sizes[0] + 1, dtype=g.dtype, device=k.device), k)
+        (k,), (shares, slopes) = ctx.saved_tensors, ctx.shapes
+        j = first(torch.arange(-2, shares[0] + 1, dtype=g.dtype, device=k.device), k)
         before = (k - j).clamp(0, 1)  # 1 where j is less than k
         here = before[:-1] - before[1:]
-        g_sizes = torch.addcmul(g[:2] * before[2:-1, None], g[2:4], here[1:-1, None])
-        d = 1 if slopes[0] < sizes[0] else 0
+        g_start, g_size = (ctx.scale * g[:4]).split(2)
+        g_shares = torch.addcmul(g_start * before[2:-1, None], g_size, here[1:-1, None])
+        d = 1 if slopes[0] < shares[0] else 0
         g_slopes = torch.addcmul(here[1 + d : len(here) - d] * g[4], here[d : len(here) - 1 - d], g[5])
-        return None, g_sizes.sum_to_size(sizes), g_slopes.sum_to_size(slopes), None, None
+        return None, g_shares.sum_to_size(shares), g_slopes.sum_to_size(slopes), None, None, None
 
 
 class _Evaluate(torch.autograd.Function):

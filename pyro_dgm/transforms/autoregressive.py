@@ -10,7 +10,7 @@ computed twice. A flow built from this transform samples in one pass
 its ``.inv`` scores data in one pass (MAF: Papamakarios, Pavlakou and Murray, 2017, arXiv:1705.07057).
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -65,20 +65,34 @@ class MaskedAutoregressive(Transform):
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
         """Restores the features one after another, each given those before it; hidden units are computed once."""
+        ladjs = []
+
+        def inverse(y: Tensor, theta: Tensor) -> Tensor:
+            x, ladj = self.univariate.inverse_and_ladj(y, theta)
+            ladjs.append(ladj)
+            return x
+
+        x = self._restore(y, context, inverse)
+        return x, torch.stack(ladjs).sum(0).reshape(x.shape[:-1])
+
+    def inverse_value(self, y: Tensor, context: Tensor | None = None) -> Tensor:
+        """Restores the features without their slopes."""
+        return self._restore(y, context, self.univariate.inverse_value)
+
+    def _restore(self, y: Tensor, context: Tensor | None, inverse: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         check_width("MaskedAutoregressive", y, self.conditioner.features)
         y = leave_autocast(y)
         batch_shape = broadcast_shapes(y.shape[:-1], () if context is None else context.shape[:-1])
         columns = y.expand(*batch_shape, -1).reshape(-1, y.shape[-1]).unbind(-1)
         if context is not None:
             context = leave_autocast(context).expand(*batch_shape, -1).reshape(-1, context.shape[-1])
-        x, ladjs = list(columns), []
+        x = list(columns)
         with without_autocast(y):
             walk = self.conditioner.walk(context, batch_shape.numel())
             for i in self.conditioner.sequence:
-                x[i], ladj = self.univariate.inverse_and_ladj(columns[i], walk.output())
+                x[i] = inverse(columns[i], walk.output())
                 walk.see(x[i][None] if self.embed is None else self.embed(x[i]).mT)
-                ladjs.append(ladj)
-        return torch.stack(x, -1).reshape(*batch_shape, -1), torch.stack(ladjs).sum(0).reshape(batch_shape)
+        return torch.stack(x, -1).reshape(*batch_shape, -1)
 
     def _theta(self, x: Tensor, context: Tensor | None) -> Tensor:
         seen = x if self.embed is None else self.embed(x).flatten(-2)

@@ -187,6 +187,12 @@ class Coupling(Transform):
         x_b, ladj_b = g.inverse_and_ladj(y_b, self._theta(x_a, context))
         return self.partition.join(x_a, x_b), ladj_a.sum(-1) + ladj_b.sum(-1)
 
+    def inverse_value(self, y: Tensor, context: Tensor | None = None) -> Tensor:
+        """Restores all features without their slopes."""
+        (y_a, y_b), g = self._split(y), self.univariate
+        x_a = y_a if self.own is None else g.inverse_value(y_a, self._own(context))
+        return self.partition.join(x_a, g.inverse_value(y_b, self._theta(x_a, context)))
+
     def _split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         check_width("Coupling", x, sum(self.partition.sizes))
         return self.partition.split(x)

@@ -62,6 +62,22 @@ class RationalQuadratic(Univariate):
             inverse: Whether v is a y.
             bound: Half-width of the interval, if v may lie outside.
         """
+        evaluate = _Evaluate.apply if torch.is_grad_enabled() else _Evaluate.forward
+        out, ladj = evaluate(*self._look(v, parts, inverse, bound), inverse, -math.log(self.min_slope))
+        return out.movedim(0, -1), ladj.movedim(0, -1)
+
+    def _restore(self, y: Tensor, parts: Sequence[tuple[Tensor, Tensor]], bound: float = math.inf) -> Tensor:
+        """Evaluates the inverse alone; without gradient, which takes the slope."""
+        if torch.is_grad_enabled():
+            return self._evaluate(y, parts, True, bound)[0]
+        y, inner, here = self._look(y, parts, True, bound)
+        xi, *_ = _place(inner, here, True, -math.log(self.min_slope))
+        return torch.where(inner == y, torch.addcmul(here[0], here[2], xi), y).movedim(0, -1)
+
+    def _look(
+        self, v: Tensor, parts: Sequence[tuple[Tensor, Tensor]], inverse: bool, bound: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns v and v within the bound, (D, *), and its bin, (6, D, *)."""
         v, least = v.movedim(-1, 0).contiguous(), 2 * self.bound * self.min_bin
         inner = v.clamp(-bound, bound)
         pieces = [inner] if len(parts) == 1 else inner.split([sizes.shape[1] for sizes, _ in parts])
@@ -70,10 +86,7 @@ class RationalQuadratic(Univariate):
         for piece, (sizes, slopes) in zip(pieces, parts, strict=True):
             shares = sizes.view(self.bins, 2, *sizes.shape[1:]).softmax(0)
             bins.append(look(piece, shares, slopes, inverse, self.bound, least)[0])
-        evaluate = _Evaluate.apply if torch.is_grad_enabled() else _Evaluate.forward
-        here = bins[0] if len(bins) == 1 else torch.cat(bins, 1)
-        out, ladj = evaluate(v, inner, here, inverse, -math.log(self.min_slope))
-        return out.movedim(0, -1), ladj.movedim(0, -1)
+        return v, inner, bins[0] if len(bins) == 1 else torch.cat(bins, 1)
 
 
 class Spline(RationalQuadratic):
@@ -106,17 +119,21 @@ class Spline(RationalQuadratic):
 
     def forward_and_ladj(self, x: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Evaluates the spline."""
-        return self._within(x, theta, inverse=False)
+        return self._evaluate(*self._parts(x, theta), inverse=False, bound=self.bound)
 
     def inverse_and_ladj(self, y: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Solves the quadratic of the bin."""
-        return self._within(y, theta, inverse=True)
+        return self._evaluate(*self._parts(y, theta), inverse=True, bound=self.bound)
 
-    def _within(self, v: Tensor, theta: Theta, inverse: bool) -> tuple[Tensor, Tensor]:
+    def inverse_value(self, y: Tensor, theta: Theta) -> Tensor:
+        """Solves the quadratic of the bin."""
+        return self._restore(*self._parts(y, theta), self.bound)
+
+    def _parts(self, v: Tensor, theta: Theta) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         v, thetas = number_first(v, theta)
         if len(thetas) > 1 and v.numel() <= _FEW:
             thetas = [torch.cat([t.expand(*t.shape[:2], *v.shape[:-1]) for t in thetas], 1)]
-        return self._evaluate(v, [t.split([2 * self.bins, self.bins - 1]) for t in thetas], inverse, self.bound)
+        return v, [t.split([2 * self.bins, self.bins - 1]) for t in thetas]
 
 
 class CircularSpline(RationalQuadratic):
@@ -154,6 +171,10 @@ class CircularSpline(RationalQuadratic):
         phase = whole(theta)[..., -1]
         x, ladj = self._evaluate(*self._parts(wrap(y), theta), inverse=True)
         return wrap(x - phase), ladj
+
+    def inverse_value(self, y: Tensor, theta: Theta) -> Tensor:
+        """Solves the quadratic of the bin, then rotates back."""
+        return wrap(self._restore(*self._parts(wrap(y), theta)) - whole(theta)[..., -1])
 
     def _parts(self, v: Tensor, theta: Theta) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         (v, thetas), k = number_first(v, theta), self.bins
@@ -222,24 +243,13 @@ class _Evaluate(torch.autograd.Function):
     @staticmethod
     def forward(v: Tensor, inner: Tensor, here: Tensor, inverse: bool, max_log_slope: float) -> tuple[Tensor, Tensor]:
         x_0, y_0, w, h, *_ = here.unbind(0)
-        d_0, d_1 = (here[4:] * _shrink(here[4:], max_log_slope)).exp()
-        inside, s = inner == v, h / w
-        curve = torch.sub(d_0 + d_1, s, alpha=2)
-        if inverse:  # the root in [0, 1] of a quadratic, in the form that does not cancel
-            rise = inner - y_0
-            curved, s_rise = rise * curve, s * rise
-            minus_b = torch.addcmul(curved, h, d_0, value=-1)
-            a = torch.addcmul(curved, h, s - d_0)
-            root = torch.addcmul(minus_b.square(), a, s_rise, value=4)
-            xi = 2 * s_rise / (root.clamp_min(torch.finfo(v.dtype).tiny).sqrt() - minus_b)
-        else:
-            xi = (inner - x_0) / w
-        xi = xi.clamp(0, 1)
+        xi, s, half, d_0, d_1 = _place(inner, here, inverse, max_log_slope)
         r = torch.addcmul(xi, xi, xi, value=-1)
-        den = torch.addcmul(s, curve, r)
-        p = _p(xi, r, curve, d_0, d_1)
+        den = torch.addcmul(s, half, r, value=2)
+        p = _p(xi, r, half, d_0, d_1)
         ell = ((den / s).square() / p if inverse else (s / den).square() * p).log()
         out = torch.addcmul(x_0, w, xi) if inverse else torch.addcmul(y_0, h, torch.addcmul(s * xi, r, d_0 - s) / den)
+        inside = inner == v
         return torch.where(inside, out, v), torch.where(inside, ell, 0.0)
 
     @staticmethod
@@ -258,14 +268,14 @@ class _Evaluate(torch.autograd.Function):
         slopes = (here[4:] * shrink).exp()
         d_0, d_1 = slopes
         s = h / w
-        curve = torch.sub(d_0 + d_1, s, alpha=2)
+        half = torch.lerp(d_0, d_1, 0.5) - s
         xi = (((out if inverse else v) - x_0) / w).clamp(0, 1)
         r = torch.addcmul(xi, xi, xi, value=-1)
-        den = torch.addcmul(s, curve, r)
+        den = torch.addcmul(s, half, r, value=2)
         share = torch.addcmul(s * xi, r, d_0 - s) / den  # N / D
         # the loss changes by alpha dF + beta d ell, at fixed x
-        b, e = beta / _p(xi, r, curve, d_0, d_1), 2 * beta / den
-        g_xi = torch.addcmul(b * (d_1 - d_0), b + e, torch.addcmul(curve, curve, xi, value=-2), value=-1)
+        b, e = beta / _p(xi, r, half, d_0, d_1), 2 * beta / den
+        g_xi = torch.addcmul(b * (d_1 - d_0), b + e, torch.addcmul(half, half, xi, value=-2), value=-2)
         if inverse:
             alpha = -torch.addcdiv(g_out, g_xi, w) * ell.exp()
             g_x, g_v, g_xi = g_out, -alpha, -g_out * w
@@ -285,10 +295,27 @@ class _Evaluate(torch.autograd.Function):
         return torch.where(inside, g_v, g_all), None, torch.stack([g_x, alpha, g_w, g_h, *g_d]), None, None
 
 
+def _place(inner: Tensor, here: Tensor, inverse: bool, max_log_slope: float) -> tuple[Tensor, ...]:
+    """Returns xi, s, half of d_0 + d_1 - 2 s, d_0, d_1; of a y, xi is the root in [0, 1] of a quadratic."""
+    x_0, y_0, w, h, *_ = here.unbind(0)
+    d_0, d_1 = (here[4:] * _shrink(here[4:], max_log_slope)).exp()
+    s = h / w
+    half = torch.lerp(d_0, d_1, 0.5) - s
+    if inverse:  # in the form that does not cancel
+        rise = inner - y_0
+        c, bent = s * rise, half * rise
+        a, b = torch.addcmul(bent, h, s - d_0, value=0.5), torch.addcmul(bent, h, d_0, value=-0.5)
+        root = torch.addcmul(b.square(), a, c, value=2)
+        xi = c / (root.clamp_min(torch.finfo(inner.dtype).tiny).sqrt() - b)
+    else:
+        xi = (inner - x_0) / w
+    return xi.clamp(0, 1), s, half, d_0, d_1
+
+
 def _shrink(raw: Tensor, max_log_slope: float) -> Tensor:
     """Returns what raw log-slopes are multiplied by, so that they are bounded softly; its square is their growth."""
     return max_log_slope / (max_log_slope + raw.abs())
 
 
-def _p(xi: Tensor, r: Tensor, curve: Tensor, d_0: Tensor, d_1: Tensor) -> Tensor:
-    return torch.addcmul(torch.lerp(d_0, d_1, xi), curve, r, value=-1)
+def _p(xi: Tensor, r: Tensor, half: Tensor, d_0: Tensor, d_1: Tensor) -> Tensor:
+    return torch.addcmul(torch.lerp(d_0, d_1, xi), half, r, value=-2)

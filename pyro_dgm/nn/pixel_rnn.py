@@ -49,6 +49,7 @@ class PixelRNNNetwork(Conditioner):
             the kernel's size is not odd and 3 at least.
 
     Example:
+        >>> import torch
         >>> f = PixelRNNNetwork((3, 4, 5), 2, "row", hidden_channels=6, blocks=1, out_channels=6, context=2)
         >>> f(torch.zeros(10, 3, 4, 5), torch.zeros(7, 1, 2)).shape
         torch.Size([7, 10, 3, 4, 5, 2])

@@ -10,8 +10,8 @@ contestant is our flow trained by ``pyro_dgm.fit`` with those settings: it has t
 
 Rows: the mean over seeds, with the least and greatest seed; the difference ours - zuko, paired by test row and averaged
 over seeds, with two standard errors over test rows either side; and the processor time of a training step of ours over
-that of zuko, rounds interleaved. The coupling forms differ in one respect: zuko's (``passes=2``) also bends the
-conditioning half of the features, by splines without input, where ours leaves that half alone.
+that of zuko, rounds interleaved. The coupling forms (zuko's is ``passes=2``) bend the conditioning features too, by
+splines without input, and ours is given zuko's masks: the first half of the columns, then the last.
 
 Importing zuko switches off the argument validation of ``torch.distributions`` in the whole process: both run without.
 

@@ -94,6 +94,5 @@ def normal_noise(shape: Sequence[int], like: Tensor) -> Tensor:
 
 def _broadcast(value: Tensor, shape: torch.Size) -> Tensor:
     """Gives a value all dimensions of the distribution; most have them, and are left as they are."""
-    if value.shape[value.dim() - len(shape) :] == shape:
-        return value
-    return value.expand(broadcast_shapes(value.shape, shape))
+    wider = broadcast_shapes(value.shape, shape)
+    return value if value.shape == wider else value.expand(wider)

@@ -10,7 +10,7 @@ Knots :math:`(x_k, y_k)` with slopes :math:`d_k`; within bin k, with width :math
 
 (Durkan, Bekasov, Murray and Papamakarios, Neural Spline Flows, 2019, arXiv:1906.04032; Gregory and Delbourgo,
 1982). The parameters :math:`\theta`, zero at the identity, are the logits of widths and heights and the log-slopes, all
-divided by 4.
+halved.
 
 With :math:`F(x; \theta) = y`, a change :math:`d\theta` moves the inverse by
 :math:`dx = (dy - F_\theta\, d\theta) / F_x`, so both directions share the derivatives :math:`F_\theta` and
@@ -28,7 +28,7 @@ from torch import Tensor
 
 from .univariate import Theta, Univariate, first, number_first, whole
 
-_GAIN = 4.0  # logits and log-slopes range over ±7, but networks and the steps of optimizers are made for about one
+_GAIN = 2.0  # logits and log-slopes range over ±7, but networks and the steps of optimizers are made for about one
 _FEW = 4096  # values up to which one search among the joined parameters of all features costs less than two
 
 

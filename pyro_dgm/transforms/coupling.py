@@ -21,8 +21,6 @@ from .base import Pass, Transform, check_width
 from .circular import Harmonics
 from .univariate import Affine, Univariate
 
-_PACE = 4.0  # by which free numbers count: an optimizer's step moves them once, what a network gives by many units
-
 
 class Partition(nn.Module):
     """A vector's features in two parts, taken apart and put together; by views where the two alternate or follow.
@@ -204,5 +202,4 @@ class Coupling(Transform):
         return leave_autocast(self.conditioner(seen, context))
 
     def _own(self, context: Tensor | None) -> Tensor:
-        own = self.own(context) if context is not None else _PACE * self.own()
-        return own.unflatten(-1, (-1, self.univariate.size))
+        return self.own(context).unflatten(-1, (-1, self.univariate.size))

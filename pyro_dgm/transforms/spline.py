@@ -9,10 +9,7 @@ Knots :math:`(x_k, y_k)` with slopes :math:`d_k`; within bin k, with width :math
     P = d_1 \xi^2 + 2 s r + d_0 (1 - \xi)^2
 
 (Durkan, Bekasov, Murray and Papamakarios, Neural Spline Flows, 2019, arXiv:1906.04032; Gregory and Delbourgo,
-1982). The parameters :math:`\theta`, zero at the identity, are the logits of widths and heights and the log-slopes, all
-halved.
-
-With :math:`F(x; \theta) = y`, a change :math:`d\theta` moves the inverse by
+1982). With :math:`F(x; \theta) = y`, a change :math:`d\theta` moves the inverse by
 :math:`dx = (dy - F_\theta\, d\theta) / F_x`, so both directions share the derivatives :math:`F_\theta` and
 :math:`\ell_\theta`. They are written out below: autograd would go through some hundred small operations, and
 scatter the gradients of the bins.
@@ -28,7 +25,6 @@ from torch import Tensor
 
 from .univariate import Theta, Univariate, first, number_first, whole
 
-_GAIN = 2.0  # logits and log-slopes range over ±7, but networks and the steps of optimizers are made for about one
 _FEW = 4096  # values up to which one search among the joined parameters of all features costs less than two
 
 
@@ -137,7 +133,7 @@ class Spline(RationalQuadratic):
         v, thetas = number_first(v, theta)
         if len(thetas) > 1 and v.numel() <= _FEW:
             thetas = [torch.cat([t.expand(*t.shape[:2], *v.shape[:-1]) for t in thetas], 1)]
-        return v, [(_GAIN * t).split([2 * self.bins, self.bins - 1]) for t in thetas]
+        return v, [t.split([2 * self.bins, self.bins - 1]) for t in thetas]
 
 
 class CircularSpline(RationalQuadratic):
@@ -182,7 +178,6 @@ class CircularSpline(RationalQuadratic):
 
     def _parts(self, v: Tensor, theta: Theta) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         (v, thetas), k = number_first(v, theta), self.bins
-        thetas = [_GAIN * t[:-1] for t in thetas]
         return v, [(t[: 2 * k], torch.cat([t[2 * k : 3 * k], t[2 * k : 2 * k + 1]])) for t in thetas]
 
 

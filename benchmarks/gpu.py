@@ -39,19 +39,21 @@ def main() -> None:
     running = {}
     for name in arguments.only:
         share, words = RUNS[name]
-        command = [sys.executable, "-u", "-m", f"benchmarks.{words[0]}", *words[1:], "--device", "cuda"]
+        settings = [*words[1:], "--device", "cuda", "--minutes", f"{share * arguments.minutes:g}"]
+        command = [sys.executable, "-u", "-m", f"benchmarks.{words[0]}", *settings]
         with (arguments.out / f"{name}.log").open("w") as log:
-            command += ["--minutes", f"{share * arguments.minutes:g}"]
             running[name] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
-    begun = time.monotonic()
+    begun, failed = time.monotonic(), False
     while running:
         for name, process in list(running.items()):
             if process.poll() is None:
                 continue
             del running[name]
+            failed |= process.returncode != 0
             lines = (arguments.out / f"{name}.log").read_text().splitlines()
             print(f"{name}: status {process.returncode} after {time.monotonic() - begun:.0f} s; {(lines or [''])[-1]}")
         time.sleep(1.0)
+    sys.exit(int(failed))
 
 
 if __name__ == "__main__":

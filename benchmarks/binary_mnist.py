@@ -23,7 +23,7 @@ from pyro_dgm.datasets import binarize, mnist
 from pyro_dgm.evaluation import held_out
 from pyro_dgm.models import MADE, NADE, GatedPixelCNN, PixelCNN, TractableModel
 
-from .bsds300 import parser, train
+from .fitting import parser, train
 from .report import Row, start, write
 
 

@@ -15,95 +15,26 @@ full-covariance Gaussian scores 96.6.
 On a CPU the default is an hour of one core; on a GPU ``--device cuda --minutes 8 --mirrored``.
 """
 
-import argparse
 import math
-import time
-from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch import Tensor
+from torch.optim import AdamW
 
-from pyro_dgm import fit
 from pyro_dgm.datasets import bsds300
 from pyro_dgm.evaluation import held_out
 from pyro_dgm.models import MAF, NSF, RealNVP
-from pyro_dgm.training import History, warmup_cosine
 
-from .report import Row, keep_curve, start, write
+from .fitting import add_time, parser, time_spent, train
+from .report import Row, start, write
 
 MODELS = {
     "MAF": lambda: MAF(63, transforms=5, hidden_features=(512, 512)),
     "RealNVP": lambda: RealNVP(63, transforms=10, hidden_features=(512, 512)),
     "NSF": lambda: NSF(63, autoregressive=True, transforms=5, bins=8, hidden_features=(512, 512)),
 }
-WARMUP = 500  # steps
 BARS = {("MAF", "cpu"): 153.0, ("RealNVP", "cpu"): 153.0, ("MAF", "cuda"): 155.7, ("NSF", "cuda"): 157.3}
-
-
-def train(
-    model: nn.Module,
-    data: Tensor,
-    validation: Tensor | None,
-    arguments: argparse.Namespace,
-    curve: str | None = None,
-    **settings: object,
-) -> float:
-    """Trains in place, for as long as the command line says; returns processor seconds (by the wall on a GPU).
-
-    With a name for it the curve of losses is kept among the results.
-    """
-    clock = time.perf_counter if arguments.device == "cuda" else time.process_time
-    begin = clock()
-    settings = {"schedule": partial(warmup_cosine, warmup=0.02), "max_epochs": arguments.epochs} | settings
-    deadline = math.inf
-    if arguments.minutes is not None:
-        deadline = time.monotonic() + 60 * arguments.minutes
-        settings |= {"schedule": partial(by_the_clock, deadline), "max_epochs": 10_000}
-    if arguments.batch is not None:
-        settings["batch_size"] = arguments.batch
-
-    def report(history: History, _: nn.Module) -> None:
-        print({key: round(value, 3) for key, value in history.rows[-1].items()}, f"{clock() - begin:.0f} s", flush=True)
-
-    def late(*_: object) -> bool:
-        return time.monotonic() >= deadline
-
-    torch.backends.cuda.matmul.allow_tf32 = True  # in training alone
-    history = fit(
-        model,
-        data,
-        validation=validation,
-        seed=arguments.seed,
-        compile=True,
-        device=arguments.device,
-        checkpoint=arguments.checkpoint,
-        resume=arguments.checkpoint is not None,
-        progress=False,
-        callbacks=[report, late],
-        **settings,
-    )
-    torch.backends.cuda.matmul.allow_tf32 = False
-    if curve is not None:
-        keep_curve(curve, history)
-    return clock() - begin
-
-
-def by_the_clock(deadline: float, optimizer: Optimizer, steps: int) -> LambdaLR:
-    """Rises over the warm-up, then falls to zero at the deadline by half a cosine; compiling takes no part in it."""
-    begun = time.monotonic()
-
-    def factor(step: int) -> float:
-        nonlocal begun
-        if step == 1:  # the second step has just been compiled
-            begun = time.monotonic()
-        t = min(1.0, (time.monotonic() - begun) / max(1.0, deadline - begun))
-        return min(1.0, (step + 1) / WARMUP) * (1 + math.cos(math.pi * t)) / 2
-
-    return LambdaLR(optimizer, factor)
 
 
 def mirrored(x: Tensor, symmetry: int) -> Tensor:
@@ -111,29 +42,6 @@ def mirrored(x: Tensor, symmetry: int) -> Tensor:
     pixels = torch.cat([x, -x.sum(1, keepdim=True)], 1).unflatten(1, (8, 8))
     pixels = pixels.mT if symmetry & 4 else pixels
     return pixels.flip([axis for axis in (1, 2) if symmetry & axis]).flatten(1)[:, :-1]
-
-
-def parser(description: str, models: Iterable[str], model: str, epochs: int | None) -> argparse.ArgumentParser:
-    """The command line of a benchmark that trains one of several models by :func:`train`."""
-    made = argparse.ArgumentParser(description=description)
-    made.add_argument("--model", choices=list(models), default=model)
-    made.add_argument("--epochs", type=int, default=epochs, help="passes over the training data")
-    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    made.add_argument("--seed", type=int, default=0)
-    made.add_argument("--checkpoint", type=Path)
-    made.set_defaults(minutes=None, batch=None)
-    return made
-
-
-def add_time(line: argparse.ArgumentParser) -> None:
-    """Lets the command line say how long to train, for models whose loss does not count epochs."""
-    line.add_argument("--minutes", type=float, help="train for so long instead, the learning rate by the clock")
-    line.add_argument("--batch", type=int, help="data per step, another number than the benchmark's")
-
-
-def time_spent(arguments: argparse.Namespace) -> str:
-    """For how long the command line has a model trained."""
-    return f"{arguments.epochs} epochs" if arguments.minutes is None else f"{arguments.minutes:g} minutes"
 
 
 def main() -> None:

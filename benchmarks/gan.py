@@ -28,7 +28,7 @@ from pyro_dgm.nn import MLP
 from pyro_dgm.objectives import R1, R2, Adversarial, Relativistic
 from pyro_dgm.plots import image_grid
 
-from .bsds300 import parser, train
+from .fitting import parser, train
 from .report import RESULTS, Row, start, write
 
 LATENT, SAMPLES = 100, 10_000

@@ -30,7 +30,7 @@ from pyro_dgm.objectives import Walkback
 from pyro_dgm.plots import image_grid
 
 from .binary_mnist import Dynamic
-from .bsds300 import parser, train
+from .fitting import parser, train
 from .gan import SAMPLES, row
 from .report import RESULTS, Row, start, write
 

@@ -35,7 +35,7 @@ from pyro_dgm.evaluation import held_out
 from pyro_dgm.models import MAF, Dequantized, Glow, MultiscaleRealNVP, RealNVP
 from pyro_dgm.transforms import Logit
 
-from .bsds300 import add_time, parser, time_spent, train
+from .fitting import add_time, parser, time_spent, train
 from .report import RESULTS, Row, start, write
 
 SPACE = Logit(1e-6)

@@ -44,7 +44,7 @@ from pyro_dgm.training import warmup_cosine
 from pyro_dgm.transforms import Affine, MaskedAutoregressive, Planar
 
 from . import vae_speed
-from .bsds300 import parser, train
+from .fitting import parser, train
 from .report import Row, start, write
 
 OPTIMIZER = partial(SOAP, lr=6e-3, betas=(0.9, 0.95), weight_decay=0.0, max_precondition_dim=256)

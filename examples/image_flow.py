@@ -7,8 +7,7 @@
 Pixels are integers, so what is scored is their probability, by uniform dequantisation a lower bound of it. The logit
 takes the unit interval to the reals, where the flow's layers work. On MNIST a model of this size, trained on one core,
 learns strokes, not yet digits: Glow at most 1.51 bits/dim after 18 minutes, MultiscaleRealNVP (--hidden 32 --epochs 6)
-1.43 after 30; for more of both there are GPUs. Samples at a temperature T < 1, whose latent is
-scaled by T, are more typical and less varied.
+1.43 after 30. Samples at a temperature T < 1, whose latent is scaled by T, are more typical and less varied.
 """
 
 import argparse

@@ -13,12 +13,13 @@ happens to suit the scale of its parameters. The test data are looked at once.
 Rows: the mean over seeds of ours and of the best peer, which is the bar; and the difference, paired by draw of the
 test data and averaged over seeds, with two standard errors either side.
 
-    python -m benchmarks.densities [--steps 1500] [--seeds 0 1 2] [--jobs 2] [--only checkerboard ...]
+    python -m benchmarks.densities [--steps 1500] [--seeds 0 1 2] [--processes 2] [--only checkerboard ...]
 """
 
 import argparse
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from statistics import mean
@@ -47,7 +48,7 @@ Part = Literal["validation", "test"]
 def data_of(task: str, part: Part) -> tuple[Callable[[int], Tensor], Tensor, Tensor | None]:
     """Returns a function that draws so many training data, the held-out ones, and the true log-density there if known.
 
-    Draws of it are of the random state at the time of the call; the held-out data are always the same.
+    The held-out draws of a toy are the same for every seed, but for the scale that standardises them.
     """
     if task == TABLE:
         splits = uci(task)
@@ -94,7 +95,6 @@ def divergence(task: str, name: str, seed: int, steps: int, lr: float, part: Par
 
 def contest(task: str, seeds: Sequence[int], steps: int) -> list[Row]:
     """Chooses the learning rates and tests; returns the rows of one task."""
-    start()
     rates, found = {}, {}
     for name in [EAGER, *PEERS]:
         scores = [divergence(task, name, CHOICE, steps, lr, "validation").mean() for lr in RATES]
@@ -127,7 +127,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--only", nargs="+", choices=[*TOYS, TABLE], default=[*TOYS, TABLE])
-    parser.add_argument("--jobs", type=int, default=1, help="tasks at a time")
+    parser.add_argument("--processes", type=int, default=1, help="tasks at a time")
     arguments = parser.parse_args()
     start()
     notes = [
@@ -138,9 +138,9 @@ def main() -> None:
         "Argument validation of torch.distributions is off for all: importing zuko switches it off.",
     ]
     rows: list[Row] = []
-    with get_context("spawn").Pool(arguments.jobs) as pool:
+    with ProcessPoolExecutor(arguments.processes, get_context("spawn"), start) as pool:
         run = partial(contest, seeds=arguments.seeds, steps=arguments.steps)
-        for found in pool.imap(run, arguments.only):
+        for found in pool.map(run, arguments.only):
             rows += found
             write("densities", rows, seeds=arguments.seeds, packages=PEERS, notes=notes)
 

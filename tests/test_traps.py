@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pyro_dgm import transforms as t
-from pyro_dgm.models import MAF, NICE, NSF, Glow, RealNVP
+from pyro_dgm.models import MAF, NICE, NSF, Glow, MultiscaleRealNVP, RealNVP
 
 from .zoo import MODELS, perturb
 
@@ -56,6 +56,41 @@ def test_flows_start_near_the_identity(make):
     x = torch.randn(100, 4)
     ladj = make().transform.inverse_and_ladj(x)[1]
     assert ladj.abs().max() < 0.5
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: NSF(4, 2),
+        lambda: NSF(4, 2, hidden_features=(8,)),
+        lambda: NSF(4, 2, autoregressive=True, hidden_features=(8, 12)),
+        lambda: MAF(4, 2, hidden_features=(12,)),
+        lambda: RealNVP(4),
+        lambda: MultiscaleRealNVP((1, 8, 8), 2, hidden_channels=8, blocks=1),
+        lambda: Glow((1, 8, 8), 2, transforms=2, hidden_channels=8),
+    ],
+)
+def test_what_starts_at_zero_learns_at_once(make):
+    """With a last layer of zeros, the hidden layers would have no gradient at the first step."""
+    torch.manual_seed(0)
+    model = make()
+    x, c = torch.randn(64, *model.event_shape), torch.randn(64, model.context) if model.context else None
+    model(c).log_prob(x).mean().backward()
+    networks = [module.conditioner for module in model.modules() if hasattr(module, "conditioner")]
+    hidden = [network.layers[-2] for network in networks if hasattr(network, "layers")]
+    hidden += [[*network.body[0].modules()][-1] for network in networks if len(getattr(network, "body", ()))]
+    assert len(hidden) > 1 and min(layer.weight.grad.abs().max() for layer in hidden) > 1e-4
+
+
+def test_an_affine_map_before_a_spline_acts_outside_of_its_interval():
+    g, theta = t.Chain([t.Affine(), t.Spline(5, 2.0)]), torch.randn(3, 16, dtype=torch.float64)
+    assert g.size == theta.shape[-1]
+    x = torch.tensor([-1e3, 500.0, 1e3], dtype=torch.float64)
+    for direction in ("forward_and_ladj", "inverse_and_ladj"):
+        got, expected = getattr(g, direction)(x, theta), getattr(t.Affine(), direction)(x, theta[:, :2])
+        assert all(torch.equal(a, b) for a, b in zip(got, expected, strict=True))
+    with pytest.raises(ValueError, match="families: expected at least one"):
+        t.Chain([])
 
 
 @pytest.mark.parametrize("autoregressive", [False, True])

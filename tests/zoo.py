@@ -108,6 +108,7 @@ MODELS: dict[str, ModelRow] = {
     "IAF": ModelRow(lambda c: m.IAF(D, c, **SMALL)),
     "NSF": ModelRow(lambda c: m.NSF(D, c, bins=4, **SMALL)),
     "NSF-autoregressive": ModelRow(lambda c: m.NSF(D, c, autoregressive=True, bins=4, activation=nn.SiLU, **SMALL)),
+    "NSF-affine": ModelRow(lambda c: m.NSF(D, c, bins=4, affine=True, **SMALL)),
     "NCSF": ModelRow(lambda c: m.NCSF(2, c, bins=3, **SMALL)),
     "NCSF-autoregressive": ModelRow(
         lambda c: m.NCSF(D, c, autoregressive=True, transforms=1, bins=3, harmonics=2, hidden_features=(8,))
@@ -447,6 +448,12 @@ TRANSFORMS: dict[str, TransformRow] = {
     "MaskedAutoregressive": TransformRow(lambda c: t.MaskedAutoregressive(4, None, [2, 0, 3, 1], (8,), c)),
     "MaskedAutoregressive-Shift": TransformRow(lambda c: t.MaskedAutoregressive(4, t.Shift(), None, (8, 6), c)),
     "MaskedAutoregressive-Spline": TransformRow(lambda c: t.MaskedAutoregressive(4, t.Spline(5), None, (8,), c)),
+    "MaskedAutoregressive-Chain": TransformRow(
+        lambda c: t.MaskedAutoregressive(4, t.Chain([t.Affine(), t.Spline(4), t.Shift()]), [2, 0, 3, 1], (8,), c)
+    ),
+    "Coupling-Chain-all": TransformRow(
+        lambda c: t.Coupling([1, 0, 1, 0], t.Chain([t.Affine(), t.Spline(4)]), (8,), c, transform_all=True)
+    ),
     "MaskedAutoregressive-CircularSpline-Harmonics": TransformRow(
         lambda c: t.MaskedAutoregressive(4, t.CircularSpline(4), [2, 0, 3, 1], (8,), c, embed=t.Harmonics(2))
     ),

@@ -20,13 +20,7 @@ from torch.nn import functional as F
 
 from .._config import Configured
 from .precision import leave_autocast
-
-
-def zero_(linear: nn.Linear) -> nn.Linear:
-    """Sets a layer's weight and bias to zero in place, so that what it parametrises starts at its neutral."""
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear
+from .start import pair_, zero_
 
 
 def in_place(activation: type[nn.Module]) -> nn.Module:
@@ -78,7 +72,7 @@ class MLP(nn.Module):
         context: Width of the context :math:`c`, 0 for none.
         activation: Class of the activation, e.g. ``torch.nn.SiLU``.
         out_per_feature: Numbers per feature of the output, a last dimension; none when ``None``.
-        zero: Whether the last layer starts at zero, so that the output does.
+        zero: Whether the output starts at zero.
 
     Example:
         >>> f = MLP(3, 2, hidden_features=(8,), context=5)
@@ -102,12 +96,15 @@ class MLP(nn.Module):
         kinds = [*[nn.Linear] * len(hidden_features), last]
         inputs, outputs = [in_features, *hidden_features], [*hidden_features, out_features]
         layers = [kind(n, m) for kind, n, m in zip(kinds, inputs, outputs, strict=True)]
-        if zero:
-            zero_(layers[-1])
         self.layers = nn.ModuleList(layers)
         self.context = kinds[0](context, outputs[0], bias=False) if context else None
-        if zero and self.context is not None and len(layers) == 1:
-            nn.init.zeros_(self.context.weight)
+        if zero:
+            into = layers[-2:-1]
+            if self.context is not None and len(layers) == 1:
+                zero_(self.context)
+            elif self.context is not None and len(layers) == 2:
+                into.append(self.context)
+            pair_(layers[-1], into)
         self.activation = in_place(activation)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:

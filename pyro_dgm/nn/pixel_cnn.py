@@ -39,7 +39,8 @@ from .causal_convolution import (
     channel_axis,
     groups_of,
 )
-from .mlp import in_place, zero_
+from .mlp import in_place
+from .start import zero_
 from .walk import Conditioner, Walk, raster
 
 

@@ -24,12 +24,13 @@ from .multiscale import MultiScale
 from .planar import Planar, Radial, Sylvester
 from .spline import CircularSpline, Spline
 from .support import Logit, Support, with_support
-from .univariate import Affine, Shift, Univariate
+from .univariate import Affine, Chain, Shift, Univariate
 
 __all__ = [
     "ActNorm",
     "Affine",
     "BlockAutoregressive",
+    "Chain",
     "CircularSpline",
     "Compose",
     "Conditioned",

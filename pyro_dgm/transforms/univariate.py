@@ -12,8 +12,11 @@ family                    :math:`g(x; \theta)`                             param
 :class:`Affine`           :math:`x e^{s} + b`, :math:`|s| < a`             2
 :mod:`~.spline`           monotone rational-quadratic, K bins              3K - 1
 :mod:`~.monotone`         sigmoids, polynomials, mixtures of normals       see there
+:class:`Chain`            one of these after another                      their sum
 ========================= =============================================== ============
 """
+
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -116,3 +119,56 @@ class Affine(Univariate):
         """Undoes the shift, then the scale."""
         b, minus_s = self._parameters(theta, -self.bound)
         return (y - b) * minus_s.exp(), minus_s
+
+
+class Chain(Univariate):
+    r"""Families one after another, :math:`y = g_n(\dots g_1(x; \theta_1) \dots; \theta_n)`.
+
+    An affine map before a spline, for instance, moves a feature, as others let one expect it, to the middle of the
+    spline's interval; and what lies outside is scaled and shifted, where a spline alone would leave it as it is.
+
+    Args:
+        families: The families, the one that is applied to x first.
+
+    Raises:
+        ValueError: If there is none.
+
+    Example:
+        >>> from pyro_dgm.transforms import Spline
+        >>> g = Chain([Affine(), Spline(8)])
+        >>> y, ladj = g.forward_and_ladj(torch.zeros(5), torch.randn(5, g.size))
+    """
+
+    def __init__(self, families: Sequence[Univariate]) -> None:
+        if not families:
+            raise ValueError("families: expected at least one, got none")
+        self.families = list(families)
+        self.size = sum(g.size for g in families)
+
+    def forward_and_ladj(self, x: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
+        """Applies the families in turn."""
+        total = 0.0
+        for g, part in self._parts(theta):
+            x, ladj = g.forward_and_ladj(x, part)
+            total = ladj + total
+        return x, total
+
+    def inverse_and_ladj(self, y: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
+        """Undoes the families, the last one first."""
+        total = 0.0
+        for g, part in reversed([*self._parts(theta)]):
+            y, ladj = g.inverse_and_ladj(y, part)
+            total = ladj + total
+        return y, total
+
+    def inverse_value(self, y: Tensor, theta: Theta) -> Tensor:
+        """Undoes the families, the last one first."""
+        for g, part in reversed([*self._parts(theta)]):
+            y = g.inverse_value(y, part)
+        return y
+
+    def _parts(self, theta: Theta) -> Iterator[tuple[Univariate, Theta]]:
+        sizes = [g.size for g in self.families]
+        if isinstance(theta, Tensor):
+            return zip(self.families, theta.split(sizes, -1), strict=True)
+        return zip(self.families, zip(*(t.split(sizes, -1) for t in theta), strict=True), strict=True)

@@ -1,8 +1,8 @@
 r"""Neural spline flows: layers that bend every feature by a monotone rational-quadratic spline.
 
 A spline of K bins can approximate any monotone function on its interval, so a few layers capture what takes many
-affine ones: several modes, skew, edges. Outside the interval every layer is the identity, and the tails are those
-of the (standardised) base.
+affine ones: several modes, skew, edges. Outside the interval a spline is the identity, and the tails are those of the
+(standardised) base: where some data lie there, and other features say much about them, put an affine map before it.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from torch import nn
 from torch.distributions import constraints
 
-from ....transforms import Spline
+from ....transforms import Affine, Chain, Spline
 from .base import FlowModel
 from .layers import spline_layers
 
@@ -37,6 +37,8 @@ class NSF(FlowModel):
         masks: Masks of the couplings, used in turn, true where a feature conditions; alternating when ``None``. See
             :func:`~pyro_dgm.transforms.random_masks`.
         activation: Class of the conditioners' activation.
+        affine: Whether a scale and shift precede every spline, conditioned on as it is. For many features, or tails
+            that are not light: outside of the interval, the flow is then as good as :class:`MAF` or :class:`RealNVP`.
         support: Where the data live.
         standardize: Whether data are standardised by the moments of the training data.
 
@@ -58,10 +60,11 @@ class NSF(FlowModel):
         hidden_features: Sequence[int] = (64, 64),
         masks: Sequence[Sequence[bool]] | None = None,
         activation: type[nn.Module] = nn.ReLU,
+        affine: bool = False,
         support: constraints.Constraint = constraints.real,
         standardize: bool = True,
     ) -> None:
         settings = autoregressive, transforms, masks, hidden_features, context, activation
-        super().__init__(
-            features, context, lambda d: spline_layers(d, Spline(bins, bound), *settings), support, standardize
-        )
+        spline = Spline(bins, bound)
+        family = Chain([Affine(), spline]) if affine else spline
+        super().__init__(features, context, lambda d: spline_layers(d, family, *settings), support, standardize)

@@ -12,6 +12,8 @@ full-covariance Gaussian scores 96.6.
     python -m benchmarks.bsds300 [--model MAF | RealNVP | NSF] [--epochs 24 | --minutes M] [--device cuda] [--mirrored]
         [--checkpoint FILE]
 
+Three in a thousand pixels lie beyond five deviations, in one patch of twenty: NSF's splines follow affine maps.
+
 On a CPU the default is an hour of one core; on a GPU ``--device cuda --minutes 8 --mirrored``.
 """
 
@@ -32,7 +34,7 @@ from .report import Row, start, write
 MODELS = {
     "MAF": lambda: MAF(63, transforms=5, hidden_features=(512, 512)),
     "RealNVP": lambda: RealNVP(63, transforms=10, hidden_features=(512, 512)),
-    "NSF": lambda: NSF(63, autoregressive=True, transforms=5, bins=8, hidden_features=(512, 512)),
+    "NSF": lambda: NSF(63, autoregressive=True, affine=True, transforms=5, hidden_features=(512, 512)),
 }
 BARS = {("MAF", "cpu"): 153.0, ("RealNVP", "cpu"): 153.0, ("MAF", "cuda"): 155.7, ("NSF", "cuda"): 157.3}
 

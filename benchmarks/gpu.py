@@ -5,7 +5,8 @@ share the card. What they print goes to a folder, what they measure to ``benchma
 
     python -m benchmarks.gpu [--minutes 11] [--only glow ...] [--out out/gpu]
 
-The minutes are of training; reading the data and scoring take one more.
+The minutes are of training; reading the data and scoring take one more. Processes share a card best under CUDA's
+multi-process service: ``nvidia-cuda-mps-control -d`` before.
 """
 
 import argparse

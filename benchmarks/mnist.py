@@ -22,7 +22,6 @@ from the sixth epoch on unless that is fresh.
 """
 
 import argparse
-import math
 from functools import partial
 
 import torch
@@ -31,7 +30,7 @@ from torch.optim import AdamW
 
 from pyro_dgm import plots
 from pyro_dgm.datasets import mnist
-from pyro_dgm.evaluation import held_out
+from pyro_dgm.evaluation import bits_per_dim, held_out, log_likelihood
 from pyro_dgm.models import MAF, Dequantized, Glow, MultiscaleRealNVP, RealNVP
 from pyro_dgm.transforms import Logit
 
@@ -101,12 +100,14 @@ def images(name: str, splits: list[Tensor], arguments: argparse.Namespace) -> tu
     model = Dequantized(IMAGES[name](), 256)
     optimizer = partial(AdamW, lr=1e-3, weight_decay=0.0, fused=True)
     seconds = train(model, data, valid, arguments, f"mnist-{name}-curve", optimizer=optimizer, batch_size=128)
-    score = held_out(model, test.to(arguments.device))
+    score = bits_per_dim(log_likelihood(model, test.to(arguments.device)).cpu().double(), test.shape[1:])
+    least = score.topk(5)
+    print("least likely test images:", least.indices.tolist(), "bits/dim:", least.values.tolist())
     with torch.no_grad():
         samples = model.decode(model.flow.tempered(0.8).sample((64,))).sample()
     plots.image_grid(samples.cpu() / 255, columns=16).savefig(RESULTS / f"mnist-{name}.png", dpi=80)
-    error = score.standard_error / (784 * math.log(2))
-    return score.bits_per_dim, error, seconds, sum(p.numel() for p in model.parameters())
+    error = score.std().item() / len(score) ** 0.5
+    return score.mean().item(), error, seconds, sum(p.numel() for p in model.parameters())
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pyro_dgm import transforms as t
-from pyro_dgm.models import MAF, NICE, NSF, Glow, MultiscaleRealNVP, RealNVP
+from pyro_dgm.models import MAF, NCSF, NICE, NSF, Glow, RealNVP
 
 from .zoo import MODELS, perturb
 
@@ -63,23 +63,20 @@ def test_flows_start_near_the_identity(make):
     [
         lambda: NSF(4, 2),
         lambda: NSF(4, 2, hidden_features=(8,)),
-        lambda: NSF(4, 2, autoregressive=True, hidden_features=(8, 12)),
-        lambda: MAF(4, 2, hidden_features=(12,)),
-        lambda: RealNVP(4),
-        lambda: MultiscaleRealNVP((1, 8, 8), 2, hidden_channels=8, blocks=1),
-        lambda: Glow((1, 8, 8), 2, transforms=2, hidden_channels=8),
+        lambda: NSF(5, affine=True),
+        lambda: NCSF(3),
     ],
 )
-def test_what_starts_at_zero_learns_at_once(make):
+def test_splines_that_start_at_zero_learn_at_once(make):
     """With a last layer of zeros, the hidden layers would have no gradient at the first step."""
     torch.manual_seed(0)
     model = make()
-    x, c = torch.randn(64, *model.event_shape), torch.randn(64, model.context) if model.context else None
+    x, c = torch.rand(64, *model.event_shape), torch.randn(64, model.context) if model.context else None
+    networks = [module.conditioner for module in model.modules() if isinstance(module, t.Coupling)]
+    for network in networks:
+        assert network(torch.randn(64, network.layers[0].in_features), c).abs().max() < 1e-5
     model(c).log_prob(x).mean().backward()
-    networks = [module.conditioner for module in model.modules() if hasattr(module, "conditioner")]
-    hidden = [network.layers[-2] for network in networks if hasattr(network, "layers")]
-    hidden += [[*network.body[0].modules()][-1] for network in networks if len(getattr(network, "body", ()))]
-    assert len(hidden) > 1 and min(layer.weight.grad.abs().max() for layer in hidden) > 1e-4
+    assert min(network.layers[-2].weight.grad.abs().max() for network in networks) > 1e-4
 
 
 def test_an_affine_map_before_a_spline_acts_outside_of_its_interval():

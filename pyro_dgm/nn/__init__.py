@@ -19,7 +19,7 @@ from .dcgan import DCGANCritic, DCGANGenerator
 from .field import AutogradField, MLPField
 from .jacobian import squared_jacobian_norm
 from .masked import MaskedLinear, MaskedMLP
-from .mlp import MLP, GatedMLP, Parameters
+from .mlp import MLP, GatedMLP, Parameters, pair_, zero_
 from .ode import StiffnessError
 from .penalty import add_penalty, penalties, penalties_wanted
 from .potential import Potential
@@ -27,7 +27,6 @@ from .precision import at_least_float32, leave_autocast, without_autocast
 from .quantizer import VectorQuantizer
 from .residual import ResidualCritic, ResidualGenerator
 from .spectral import SpectralNorm, spectrally_normalized
-from .start import zero_
 from .walk import Conditioner, NaiveWalk, Walk
 
 __all__ = [
@@ -65,6 +64,7 @@ __all__ = [
     "at_least_float32",
     "leave_autocast",
     "mixes_data",
+    "pair_",
     "penalties",
     "penalties_wanted",
     "spectrally_normalized",

@@ -18,8 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .mlp import in_place
-from .start import pair_, zero_
+from .mlp import in_place, zero_
 
 
 class ConvNet(nn.Module):
@@ -58,20 +57,15 @@ class ConvNet(nn.Module):
         width = hidden_channels or out_channels
         self.first = nn.Conv2d(in_channels, width, 3, padding=1)
         self.context = nn.Linear(context, width, bias=False) if context else None
-        entry = [self.first] if self.context is None else [self.first, self.context]
         if not hidden_channels:
-            for layer in entry:
-                zero_(layer)
+            zero_(self.first)
+            if self.context is not None:
+                nn.init.zeros_(self.context.weight)
             self.body = nn.Sequential()
             return
-        last = nn.Conv2d(width, out_channels, 3, padding=1)
-        if blocks:
-            middle = [Residual(width, activation) for _ in range(blocks)]
-            pair_(last, [*entry, *(block.layers[-1] for block in middle)])
-        else:
-            middle = [nn.Sequential(in_place(activation), nn.Conv2d(width, width, 1))]
-            pair_(last, [middle[0][1]])
-        self.body = nn.Sequential(*middle, in_place(activation), last)
+        middle = [Residual(width, activation) for _ in range(blocks)]
+        middle = middle or [nn.Sequential(in_place(activation), nn.Conv2d(width, width, 1))]
+        self.body = nn.Sequential(*middle, in_place(activation), zero_(nn.Conv2d(width, out_channels, 3, padding=1)))
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Maps x, shape (*, in_channels, H, W), and the context, shape (*, context), to (*, out_channels, H, W)."""

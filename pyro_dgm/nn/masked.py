@@ -28,8 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .mlp import Table, in_place, table
-from .start import pair_, zero_
+from .mlp import Table, in_place, table, zero_
 from .walk import Conditioner, Prefix, Walk
 
 
@@ -132,16 +131,14 @@ class MaskedMLP(Conditioner):
         *masks, seen = degrees.masks(in_per_feature, out_per_feature)
         kinds = [*[MaskedLinear] * len(hidden), partial(MaskedLinear, features=features)]
         self.layers = nn.ModuleList(kind(mask) for kind, mask in zip(kinds, masks, strict=True))
+        zero_(self.layers[-1])
         self.direct = zero_(MaskedLinear(seen, features)) if direct and hidden else None
         self.context = None
         if context and hidden:
             self.context = nn.Linear(context, len(masks[0]), bias=False)
         elif context:
-            self.context = zero_(Table(context, features, out_per_feature, bias=False))
-        into = [*self.layers[:-1]] if residual else [*self.layers[-2:-1]]
-        if self.context is not None and self.layers[0] in into:
-            into.append(self.context)
-        pair_(self.layers[-1], into, hidden[-1] if hidden else None)
+            self.context = Table(context, features, out_per_feature, bias=False)
+            nn.init.zeros_(self.context.weight)
         self.residual = residual
         self.activation = activation() if residual else in_place(activation)
         self.features, self.in_per_feature, self.out_per_feature = features, in_per_feature, out_per_feature

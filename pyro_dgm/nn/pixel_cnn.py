@@ -39,8 +39,7 @@ from .causal_convolution import (
     channel_axis,
     groups_of,
 )
-from .mlp import in_place
-from .start import zero_
+from .mlp import in_place, zero_
 from .walk import Conditioner, Walk, raster
 
 

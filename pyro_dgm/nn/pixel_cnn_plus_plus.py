@@ -43,7 +43,7 @@ from .causal_convolution import (
     as_row,
     channel_axis,
 )
-from .start import zero_
+from .mlp import zero_
 
 Halved = Callable[["Level", Tensor, Callable[[Tensor], Tensor]], Tensor]
 """Takes a level's activations to half the resolution, through what is there, and back."""

@@ -23,8 +23,8 @@ from .._shapes import broadcast_shapes
 from .causal_convolution import CausalConv2d, groups_of
 from .convolution import over_images
 from .convolutional_lstm import ColourLinear, DiagonalBiLSTM, RowLSTM
+from .mlp import zero_
 from .pixel_rnn_walk import PixelRNNWalk
-from .start import zero_
 from .walk import Conditioner, raster
 
 Kind = Literal["row", "diagonal"]

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .start import zero_
+from .mlp import zero_
 from .walk import Conditioner, Walk, raster
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]

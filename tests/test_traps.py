@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pyro_dgm import transforms as t
-from pyro_dgm.models import MAF, NCSF, NICE, NSF, Glow, RealNVP
+from pyro_dgm.models import MAF, NICE, NSF, Glow, RealNVP
 
 from .zoo import MODELS, perturb
 
@@ -56,27 +56,6 @@ def test_flows_start_near_the_identity(make):
     x = torch.randn(100, 4)
     ladj = make().transform.inverse_and_ladj(x)[1]
     assert ladj.abs().max() < 0.5
-
-
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: NSF(4, 2),
-        lambda: NSF(4, 2, hidden_features=(8,)),
-        lambda: NSF(5, affine=True),
-        lambda: NCSF(3),
-    ],
-)
-def test_splines_that_start_at_zero_learn_at_once(make):
-    """With a last layer of zeros, the hidden layers would have no gradient at the first step."""
-    torch.manual_seed(0)
-    model = make()
-    x, c = torch.rand(64, *model.event_shape), torch.randn(64, model.context) if model.context else None
-    networks = [module.conditioner for module in model.modules() if isinstance(module, t.Coupling)]
-    for network in networks:
-        assert network(torch.randn(64, network.layers[0].in_features), c).abs().max() < 1e-5
-    model(c).log_prob(x).mean().backward()
-    assert min(network.layers[-2].weight.grad.abs().max() for network in networks) > 1e-4
 
 
 def test_an_affine_map_before_a_spline_acts_outside_of_its_interval():

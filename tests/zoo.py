@@ -291,7 +291,7 @@ MODELS: dict[str, ModelRow] = {
             c,
             (8,),
             mask=m.IndependentBernoulli(D, D + c, (4,)),
-            prior=m.NSF(2, bins=4, activation=nn.SiLU, **SMALL),
+            prior=m.NSF(2, bins=4, **SMALL),
         ),
         "lower_bound",
     ),

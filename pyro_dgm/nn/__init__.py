@@ -19,7 +19,7 @@ from .dcgan import DCGANCritic, DCGANGenerator
 from .field import AutogradField, MLPField
 from .jacobian import squared_jacobian_norm
 from .masked import MaskedLinear, MaskedMLP
-from .mlp import MLP, GatedMLP, Parameters, pair_, zero_
+from .mlp import MLP, GatedMLP, Parameters, zero_
 from .ode import StiffnessError
 from .penalty import add_penalty, penalties, penalties_wanted
 from .potential import Potential
@@ -64,7 +64,6 @@ __all__ = [
     "at_least_float32",
     "leave_autocast",
     "mixes_data",
-    "pair_",
     "penalties",
     "penalties_wanted",
     "spectrally_normalized",

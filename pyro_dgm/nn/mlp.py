@@ -122,41 +122,6 @@ class MLP(nn.Module):
         return h
 
 
-@torch.no_grad()
-def pair_(network: MLP) -> MLP:
-    r"""Changes a network in place so that it gives zero at first and still learns in all its layers from then on.
-
-    .. math::
-        f = W h + b, \qquad W = [V, -V], \quad h = [\sigma(u), \sigma(u)], \quad b = 0
-
-    The units of the last hidden layer are pairs of twins: they see the same, and what one says the other takes back.
-    With :math:`W = 0` hidden layers would have no gradient at the first step, and at high learning rates a flow of
-    splines would often miss much of a density. (Zhang, Xu, Luo and Ma, A type of generalization error induced by
-    initialization in deep neural networks, 2019, arXiv:1905.07777.)
-
-    Args:
-        network: The network; one without hidden layers is set to zero.
-
-    Example:
-        >>> bool(pair_(MLP(3, 2, (8,)))(torch.randn(5, 3)).abs().max() < 1e-6)
-        True
-    """
-    *hidden, last = network.layers
-    weight, half = last.weight.clone(), last.in_features // 2
-    zero_(last)
-    adds_context = network.context is not None and len(hidden) < 2
-    if not hidden:
-        if adds_context:
-            nn.init.zeros_(network.context.weight)
-        return network
-    one, other = slice(half), slice(half, 2 * half)
-    for layer in [hidden[-1], network.context] if adds_context else hidden[-1:]:
-        for parameter in layer.parameters():
-            parameter[other] = parameter[one]
-    last.weight[:, one], last.weight[:, other] = weight[:, one], -weight[:, one]
-    return network
-
-
 class GatedMLP(Configured, nn.Module):
     r"""A multilayer perceptron of gated layers, :math:`h \leftarrow (A h + a) \odot \sigma(B h + b)`.
 

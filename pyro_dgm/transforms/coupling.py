@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..nn import MLP, Parameters, leave_autocast, pair_
+from ..nn import MLP, Parameters, leave_autocast
 from .base import Pass, Transform, check_width
 from .circular import Harmonics
 from .univariate import Affine, Univariate
@@ -160,9 +160,7 @@ class Coupling(Transform):
         a, b = self.partition.sizes
         self.embed = embed
         seen = a if embed is None else a * embed.size
-        pairs = self.univariate.pairs
-        network = MLP(seen, b, hidden_features, context, activation, out_per_feature=size, zero=not pairs)
-        self.conditioner = pair_(network) if pairs else network
+        self.conditioner = MLP(seen, b, hidden_features, context, activation, out_per_feature=size, zero=True)
         self.own = Parameters(a * size, context) if transform_all else None
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:

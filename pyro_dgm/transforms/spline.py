@@ -41,8 +41,6 @@ class RationalQuadratic(Univariate):
         ValueError: If the bins cannot have their least size.
     """
 
-    pairs = True
-
     def __init__(self, bins: int, bound: float, min_bin: float, min_slope: float) -> None:
         if bins < 2 or bins * min_bin >= 1:
             raise ValueError(f"bins: expected at least 2 and fewer than 1 / min_bin = {1 / min_bin:g}, got {bins}")

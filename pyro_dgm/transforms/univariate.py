@@ -53,16 +53,9 @@ def first(t: Tensor, like: Tensor) -> Tensor:
 
 
 class Univariate(Configured):
-    """A family of monotone functions; subclasses define ``size`` and the two passes.
-
-    Attributes:
-        size: Number of parameters.
-        pairs: Whether a coupling's network had better start by :func:`~pyro_dgm.nn.pair_` than with a last layer of
-            zeros: what bends much can lose itself early.
-    """
+    """A family of monotone functions; subclasses define ``size`` and the two passes."""
 
     size: int
-    pairs: bool = False
 
     def forward_and_ladj(self, x: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Maps ``x`` with shape (*) and ``theta`` with shape (*, size) to y and log dy/dx, with shape (*).
@@ -150,7 +143,7 @@ class Chain(Univariate):
         if not families:
             raise ValueError("families: expected at least one, got none")
         self.families = list(families)
-        self.size, self.pairs = sum(g.size for g in families), any(g.pairs for g in families)
+        self.size = sum(g.size for g in families)
 
     def forward_and_ladj(self, x: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Applies the families in turn."""

@@ -37,8 +37,9 @@ class NSF(FlowModel):
         masks: Masks of the couplings, used in turn, true where a feature conditions; alternating when ``None``. See
             :func:`~pyro_dgm.transforms.random_masks`.
         activation: Class of the conditioners' activation.
-        affine: Whether a scale and shift precede every spline, conditioned on as it is. For many features, or tails
-            that are not light: outside of the interval, the flow is then as good as :class:`MAF` or :class:`RealNVP`.
+        affine: Whether a scale and shift, of the same conditioner, precede every spline. For tails that are not light:
+            outside of the interval the flow is then what :class:`MAF` or :class:`RealNVP` is, not the identity. On few
+            data without such tails it overfits sooner.
         support: Where the data live.
         standardize: Whether data are standardised by the moments of the training data.
 

@@ -286,12 +286,7 @@ MODELS: dict[str, ModelRow] = {
     "NotMIWAE": ModelRow(lambda c: m.NotMIWAE((1, D), 2, c, (8,), sign=[1, -1, 1], num_particles=3), "lower_bound"),
     "NotMIWAE-mask": ModelRow(
         lambda c: m.NotMIWAE(
-            D,
-            2,
-            c,
-            (8,),
-            mask=m.IndependentBernoulli(D, D + c, (4,)),
-            prior=m.NSF(2, bins=4, **SMALL),
+            D, 2, c, (8,), mask=m.IndependentBernoulli(D, D + c, (4,)), prior=m.NSF(2, bins=4, **SMALL)
         ),
         "lower_bound",
     ),

@@ -63,11 +63,13 @@ class Form(OfVectors):
         family: Its family.
         features: Number of features D.
         hidden: Width of each of the two hidden layers.
+        activation: Class of the activation of ours; the peers' is the rectifier.
     """
 
     family: Family
     features: int
     hidden: int
+    activation: type[nn.Module] = nn.ReLU
 
     @property
     def autoregressive(self) -> bool:
@@ -126,7 +128,8 @@ def of_distribution(flow: nn.Module) -> Contestant:
 
 def ours(form: Form) -> Contestant:
     """The flow of this package, without the standardisation that the others lack."""
-    shape = {"transforms": TRANSFORMS, "hidden_features": (form.hidden,) * 2, "standardize": False}
+    shape = {"transforms": TRANSFORMS, "hidden_features": (form.hidden,) * 2, "activation": form.activation}
+    shape |= {"standardize": False}
     if form.family.startswith("NSF"):
         autoregressive = form.autoregressive
         flow = NSF(form.features, autoregressive=autoregressive, bins=BINS, bound=BOUND, **shape)

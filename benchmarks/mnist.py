@@ -39,8 +39,8 @@ from .report import RESULTS, Row, start, write
 
 SPACE = Logit(1e-6)
 VECTORS = {
-    "MAF": lambda: MAF(784, transforms=5, hidden_features=(1024,)),
-    "RealNVP": lambda: RealNVP(784, transforms=10, hidden_features=(1024,)),
+    "MAF": lambda: MAF(784, transforms=5, hidden_features=(1024,), activation=nn.ReLU),
+    "RealNVP": lambda: RealNVP(784, transforms=10, hidden_features=(1024,), activation=nn.ReLU),
 }
 IMAGE = {"support": Logit(0.05), "levels": 2}
 IMAGES = {

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from pyro_dgm import fit
@@ -49,7 +49,7 @@ class Candidate(NamedTuple):
 
     def make(self, features: int) -> TractableModel:
         """Builds the flow."""
-        settings = {"transforms": self.transforms, "hidden_features": (self.hidden, self.hidden)}
+        settings = {"transforms": self.transforms, "hidden_features": (self.hidden, self.hidden), "activation": nn.ReLU}
         if self.flow == "MAF":
             return MAF(features, **settings)
         if self.flow == "MADE":

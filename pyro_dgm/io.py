@@ -183,7 +183,9 @@ def _encode(value: Any, where: str, known: dict[int, int]) -> Any:
         arguments = {k: _encode(_current(value, k, v), f"{where}.{k}", known) for k, v in value.config.items()}
         known[id(value)] = len(known)
         return {"class": name, "arguments": arguments}
-    if isinstance(value, type) and value.__module__ == "torch.nn.modules.activation":
+    if value is networks.ShiftedReLU or (
+        isinstance(value, type) and value.__module__ == nn.modules.activation.__name__
+    ):
         return {"activation": value.__name__}
     if isinstance(value, constraints.Constraint):
         return _encode_constraint(value, where)
@@ -227,9 +229,10 @@ def _decode(value: Any, made: list[Any]) -> Any:
             raise ValueError(f"expected the number of a part, below {len(made)}, got {value['part']!r}")
         return made[value["part"]]
     if "activation" in value:
-        activation = getattr(nn.modules.activation, value["activation"], None)
+        where = networks if value["activation"] == "ShiftedReLU" else nn.modules.activation
+        activation = getattr(where, value["activation"], None)
         if not (isinstance(activation, type) and issubclass(activation, nn.Module)):
-            raise ValueError(f"expected an activation of torch.nn, got {value['activation']!r}")
+            raise ValueError(f"expected an activation of torch.nn or ShiftedReLU, got {value['activation']!r}")
         return activation
     known = _CONSTRAINTS.get(value.get("constraint"))
     if known is None:

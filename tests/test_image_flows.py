@@ -45,6 +45,21 @@ def test_checkerboard_keeps_one_colour_and_conditions_on_it_alone(first):
     assert torch.equal(*theta)
 
 
+def test_what_one_pixel_says_to_others_is_bounded():
+    """However far out it is: a speck on the border is a single large number, and makes no others."""
+    torch.manual_seed(0)
+    coupling = perturb(t.ImageCoupling((2, 4, 4), t.first_half(2), None, 8))
+    x = torch.randn(3, 2, 4, 4)
+    specks = [
+        x.clone().index_put_((torch.tensor(1), torch.tensor(0), torch.tensor(2), torch.tensor(2)), torch.tensor(v))
+        for v in (1e2, 1e6)
+    ]
+    (y, ladj), (far, far_ladj) = map(coupling.inverse_and_ladj, specks)
+    assert (y[1, 1] != coupling.inverse_and_ladj(x)[0][1, 1]).any()
+    torch.testing.assert_close((y[:, 1], ladj), (far[:, 1], far_ladj))
+    torch.testing.assert_close(coupling.forward_and_ladj(far)[0], specks[1])
+
+
 def test_multi_scale_is_its_levels_by_hand():
     flow, z = perturb(_multi_scale(0)).double(), torch.randn(5, 16, dtype=torch.float64)
     fine, coarse = flow.levels

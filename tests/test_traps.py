@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from pyro_dgm import transforms as t
+from pyro_dgm.datasets.toy import rings
 from pyro_dgm.models import MAF, NICE, NSF, Glow, RealNVP
 
 from .zoo import MODELS, perturb
@@ -56,6 +57,23 @@ def test_flows_start_near_the_identity(make):
     x = torch.randn(100, 4)
     ladj = make().transform.inverse_and_ladj(x)[1]
     assert ladj.abs().max() < 0.5
+
+
+@pytest.mark.parametrize("make", [lambda: NSF(2), lambda: RealNVP(2), lambda: MAF(2)])
+def test_hidden_units_survive_large_first_steps(make):
+    """From a last layer of zeros rectifiers die together: with ``nn.ReLU`` 57 to 69 percent of them are left here."""
+    torch.manual_seed(0)
+    flow, x = make(), rings().sample((256,))
+    optimizer, seen = torch.optim.Adam(flow.parameters(), 8e-3), []
+    for _ in range(20):
+        optimizer.zero_grad()
+        (-flow().log_prob(x).mean()).backward()
+        optimizer.step()
+    networks = [m.conditioner for m in flow.modules() if hasattr(m, "conditioner")]
+    for network in networks:
+        network.activation.register_forward_pre_hook(lambda sigma, h: seen.append((h[0] > -sigma.floor).any(0)))
+    flow().log_prob(x)
+    assert len(seen) == 2 * len(networks) and torch.cat(seen).double().mean() > 0.8
 
 
 def test_an_affine_map_before_a_spline_acts_outside_of_its_interval():

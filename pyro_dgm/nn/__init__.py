@@ -8,6 +8,7 @@ addition, and nothing is concatenated or copied. The networks of autoencoders (:
 :class:`ConvDecoder`, :class:`GatedMLP`) read one vector instead, in which a model has joined the two.
 """
 
+from .activation import ShiftedReLU
 from .attention import SelfAttention
 from .augmentation import DiffAugment
 from .autoencoding import ConvDecoder, ConvEncoder
@@ -55,6 +56,7 @@ __all__ = [
     "ResidualGenerator",
     "SaltAndPepper",
     "SelfAttention",
+    "ShiftedReLU",
     "SpectralNorm",
     "StiffnessError",
     "StochasticBinary",

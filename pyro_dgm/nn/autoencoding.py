@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from .._config import Configured
+from .activation import in_place
 from .convolution import Residual, doubled, halved, over_images
-from .mlp import in_place
 
 
 class ConvEncoder(Configured, nn.Module):

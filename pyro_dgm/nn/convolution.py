@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .mlp import in_place, zero_
+from .activation import in_place
+from .mlp import zero_
 
 
 class ConvNet(nn.Module):

@@ -28,7 +28,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .mlp import Table, in_place, table, zero_
+from .activation import in_place
+from .mlp import Table, table, zero_
 from .walk import Conditioner, Prefix, Walk
 
 

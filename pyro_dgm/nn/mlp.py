@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._config import Configured
+from .activation import in_place
 from .precision import leave_autocast
 
 
@@ -27,11 +28,6 @@ def zero_(linear: nn.Linear) -> nn.Linear:
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear
-
-
-def in_place(activation: type[nn.Module]) -> nn.Module:
-    """Makes an activation of what nobody else reads; a rectifier then needs no memory of its own."""
-    return nn.ReLU(inplace=True) if activation is nn.ReLU else activation()
 
 
 class Table(nn.Linear):

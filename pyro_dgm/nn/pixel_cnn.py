@@ -27,6 +27,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .activation import in_place
 from .causal_convolution import (
     Apply,
     CausalConv2d,
@@ -39,7 +40,7 @@ from .causal_convolution import (
     channel_axis,
     groups_of,
 )
-from .mlp import in_place, zero_
+from .mlp import zero_
 from .walk import Conditioner, Walk, raster
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .._shapes import broadcast_shapes
-from ..nn import MaskedMLP, leave_autocast, without_autocast
+from ..nn import MaskedMLP, ShiftedReLU, leave_autocast, without_autocast
 from .base import Pass, Transform, check_width
 from .circular import Harmonics
 from .univariate import Affine, Univariate
@@ -46,7 +46,7 @@ class MaskedAutoregressive(Transform):
         order: Sequence[int] | None = None,
         hidden_features: Sequence[int] = (64, 64),
         context: int = 0,
-        activation: type[nn.Module] = nn.ReLU,
+        activation: type[nn.Module] = ShiftedReLU,
         *,
         embed: Harmonics | None = None,
     ) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..nn import MLP, Parameters, leave_autocast
+from ..nn import MLP, Parameters, ShiftedReLU, leave_autocast
 from .base import Pass, Transform, check_width
 from .circular import Harmonics
 from .univariate import Affine, Univariate
@@ -142,7 +142,7 @@ class Coupling(Transform):
         univariate: Univariate | None = None,
         hidden_features: Sequence[int] = (64, 64),
         context: int = 0,
-        activation: type[nn.Module] = nn.ReLU,
+        activation: type[nn.Module] = ShiftedReLU,
         *,
         transform_all: bool = False,
         embed: Harmonics | None = None,

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from torch import nn
 from torch.distributions import constraints
 
+from ....nn import ShiftedReLU
 from ....transforms import ActNorm, Affine, Shift
 from .base import FlowModel
 from .layers import autoregressions, couplings
@@ -58,7 +59,7 @@ class NICE(FlowModel):
         transforms: int = 5,
         hidden_features: Sequence[int] = (64, 64),
         masks: Sequence[Sequence[bool]] | None = None,
-        activation: type[nn.Module] = nn.ReLU,
+        activation: type[nn.Module] = ShiftedReLU,
         support: constraints.Constraint = constraints.real,
         standardize: bool = True,
     ) -> None:
@@ -104,7 +105,7 @@ class RealNVP(FlowModel):
         transforms: int = 5,
         hidden_features: Sequence[int] = (64, 64),
         masks: Sequence[Sequence[bool]] | None = None,
-        activation: type[nn.Module] = nn.ReLU,
+        activation: type[nn.Module] = ShiftedReLU,
         support: constraints.Constraint = constraints.real,
         standardize: bool = True,
     ) -> None:
@@ -149,7 +150,7 @@ class MAF(FlowModel):
         *,
         transforms: int = 5,
         hidden_features: Sequence[int] = (64, 64),
-        activation: type[nn.Module] = nn.ReLU,
+        activation: type[nn.Module] = ShiftedReLU,
         support: constraints.Constraint = constraints.real,
         standardize: bool = True,
     ) -> None:
@@ -194,7 +195,7 @@ class IAF(FlowModel):
         *,
         transforms: int = 5,
         hidden_features: Sequence[int] = (64, 64),
-        activation: type[nn.Module] = nn.ReLU,
+        activation: type[nn.Module] = ShiftedReLU,
         support: constraints.Constraint = constraints.real,
         standardize: bool = True,
     ) -> None:

@@ -16,6 +16,7 @@ import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
+from ....nn import ShiftedReLU
 from ....transforms import CircularSpline, Harmonics, Wrap
 from ...base import TractableModel
 from .base import FlowModel
@@ -87,7 +88,7 @@ class NCSF(FlowModel):
         harmonics: int = 1,
         hidden_features: Sequence[int] = (64, 64),
         masks: Sequence[Sequence[bool]] | None = None,
-        activation: type[nn.Module] = nn.ReLU,
+        activation: type[nn.Module] = ShiftedReLU,
     ) -> None:
         settings = autoregressive or features == 1, transforms, masks, hidden_features, context, activation
         super().__init__(

@@ -20,6 +20,7 @@ from typing import Literal
 from torch import nn
 from torch.distributions import constraints
 
+from ....nn import ShiftedReLU
 from ....transforms import (
     BlockAutoregressive,
     DeepSigmoidal,
@@ -72,7 +73,7 @@ class NAF(FlowModel):
         depth: int = 1,
         fast: Literal["density", "sampling"] = "density",
         hidden_features: Sequence[int] = (64, 64),
-        activation: type[nn.Module] = nn.ReLU,
+        activation: type[nn.Module] = ShiftedReLU,
         support: constraints.Constraint = constraints.real,
         standardize: bool = True,
     ) -> None:
@@ -126,7 +127,7 @@ class SOSPF(FlowModel):
         bound: float = 5.0,
         fast: Literal["density", "sampling"] = "density",
         hidden_features: Sequence[int] = (64, 64),
-        activation: type[nn.Module] = nn.ReLU,
+        activation: type[nn.Module] = ShiftedReLU,
         support: constraints.Constraint = constraints.real,
         standardize: bool = True,
     ) -> None:

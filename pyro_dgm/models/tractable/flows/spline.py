@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from torch import nn
 from torch.distributions import constraints
 
+from ....nn import ShiftedReLU
 from ....transforms import Affine, Chain, Spline
 from .base import FlowModel
 from .layers import spline_layers
@@ -60,7 +61,7 @@ class NSF(FlowModel):
         bound: float = 5.0,
         hidden_features: Sequence[int] = (64, 64),
         masks: Sequence[Sequence[bool]] | None = None,
-        activation: type[nn.Module] = nn.ReLU,
+        activation: type[nn.Module] = ShiftedReLU,
         affine: bool = False,
         support: constraints.Constraint = constraints.real,
         standardize: bool = True,

@@ -1,0 +1,44 @@
+r"""Activations: the one that conditioners of flows have by default, and how rectifiers save memory.
+
+.. math::
+    \sigma(h) = \max(h, -a)
+
+A conditioner's last layer starts at zero, so that the flow starts as the identity. Its first gradient is then
+:math:`\sum_j g\, \sigma(h_j)`: where :math:`\sigma \ge 0`, as a rectifier's values are, all weights of an output move
+the same way at once, all hidden units look alike to the next gradient, and the step that makes up for the overshoot
+drives them below zero together, where they stay: at a high learning rate most of them are dead within ten steps. Values
+that are about zero in the mean prevent that. A rectifier with a lower floor has such values, at a rectifier's cost, and
+it spans the same functions, with other biases. (LeCun, Bottou, Orr and Müller, Efficient BackProp, 1998, on inputs
+about zero in the mean; Clevert, Unterthiner and Hochreiter, Fast and Accurate Deep Network Learning by Exponential
+Linear Units, 2015, arXiv:1511.07289, who name the shifted rectifier.)
+"""
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class ShiftedReLU(nn.Module):
+    r"""The rectifier with its floor below zero, :math:`\max(h, -a)`.
+
+    Args:
+        floor: The number a; 0.3 is about the mean of a rectifier's values under the default start of layers whose
+            inputs are standardised.
+
+    Example:
+        >>> import torch
+        >>> ShiftedReLU()(torch.tensor([-1.0, -0.2, 2.0]))
+        tensor([-0.3000, -0.2000,  2.0000])
+    """
+
+    def __init__(self, floor: float = 0.3) -> None:
+        super().__init__()
+        self.floor = floor
+
+    def forward(self, h: Tensor) -> Tensor:
+        """Applies the activation, element by element."""
+        return F.threshold(h, -self.floor, -self.floor)
+
+
+def in_place(activation: type[nn.Module]) -> nn.Module:
+    """Makes an activation of what nobody else reads; a rectifier then needs no memory of its own."""
+    return nn.ReLU(inplace=True) if activation is nn.ReLU else activation()

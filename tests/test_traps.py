@@ -13,6 +13,8 @@ from torch import nn
 from pyro_dgm import transforms as t
 from pyro_dgm.datasets.toy import rings
 from pyro_dgm.models import MAF, NICE, NSF, Glow, RealNVP
+from pyro_dgm.nn import ShiftedReLU
+from pyro_dgm.nn.activation import _Floor
 
 from .zoo import MODELS, perturb
 
@@ -74,6 +76,18 @@ def test_hidden_units_survive_large_first_steps(make):
         network.activation.register_forward_pre_hook(lambda sigma, h: seen.append((h[0] > -sigma.floor).any(0)))
     flow().log_prob(x)
     assert len(seen) == 2 * len(networks) and torch.cat(seen).double().mean() > 0.8
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_the_shifted_rectifier_by_definition(inplace):
+    """Eager, without gradient, as it is compiled, and batched by ``vmap``; with both derivatives."""
+    sigma, h = ShiftedReLU(0.4, inplace), torch.tensor([-2.0, -0.5, -0.3, 1.5], dtype=torch.float64)
+    truth, v = torch.tensor([-0.4, -0.4, -0.3, 1.5], dtype=torch.float64), h.clone().requires_grad_()
+    for f in (sigma, lambda h: _Floor.apply(h, 0.4), torch.func.vmap(lambda h: _Floor.apply(h, 0.4))):
+        assert torch.equal(f(v), truth) and torch.autograd.gradcheck(f, [v]) and torch.autograd.gradgradcheck(f, [v])
+    with torch.no_grad():
+        y = sigma(h)
+    assert torch.equal(y, truth) and torch.equal(h, truth if inplace else v)
 
 
 def test_an_affine_map_before_a_spline_acts_outside_of_its_interval():

@@ -13,8 +13,31 @@ about zero in the mean; Clevert, Unterthiner and Hochreiter, Fast and Accurate D
 Linear Units, 2015, arXiv:1511.07289, who name the shifted rectifier.)
 """
 
+from typing import Any
+
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+
+class _Floor(torch.autograd.Function):
+    """max(h, -a), whose gradient goes by the result: compiled, no mask is stored, which takes longer than all else."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(h: Tensor, floor: float) -> Tensor:
+        return h.clamp(min=-floor)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.save_for_backward(output)
+        ctx.floor = inputs[1]
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
+        (y,) = ctx.saved_tensors
+        return torch.ops.aten.threshold_backward(g, y, -ctx.floor), None
 
 
 class ShiftedReLU(nn.Module):
@@ -23,22 +46,26 @@ class ShiftedReLU(nn.Module):
     Args:
         floor: The number a; 0.3 is about the mean of a rectifier's values under the default start of layers whose
             inputs are standardised.
+        inplace: Whether what comes in may be written over, as is done where no gradient is wanted.
 
     Example:
-        >>> import torch
         >>> ShiftedReLU()(torch.tensor([-1.0, -0.2, 2.0]))
         tensor([-0.3000, -0.2000,  2.0000])
     """
 
-    def __init__(self, floor: float = 0.3) -> None:
+    def __init__(self, floor: float = 0.3, inplace: bool = False) -> None:
         super().__init__()
-        self.floor = floor
+        self.floor, self.inplace = floor, inplace
 
     def forward(self, h: Tensor) -> Tensor:
         """Applies the activation, element by element."""
-        return F.threshold(h, -self.floor, -self.floor)
+        if self.inplace and not torch.is_grad_enabled():
+            return h.clamp_(min=-self.floor)
+        if torch.compiler.is_compiling():
+            return _Floor.apply(h, self.floor)
+        return F.threshold(h, -self.floor, -self.floor)  # whose gradient takes a quarter of the time of clamp's
 
 
 def in_place(activation: type[nn.Module]) -> nn.Module:
-    """Makes an activation of what nobody else reads; a rectifier then needs no memory of its own."""
-    return nn.ReLU(inplace=True) if activation is nn.ReLU else activation()
+    """Makes an activation of what nobody else reads; rectifiers then need no memory of their own."""
+    return activation(inplace=True) if activation in (nn.ReLU, ShiftedReLU) else activation()

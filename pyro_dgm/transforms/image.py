@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn import functional as F
 
-from ..nn import ConvNet, ShiftedReLU, at_least_float32, leave_autocast, without_autocast
+from ..nn import ConvNet, at_least_float32, leave_autocast, without_autocast
 from .base import Pass, Transform
 from .coupling import Partition
 from .linear import moments
@@ -144,7 +144,7 @@ class ImageCoupling(Transform):
         hidden_channels: int = 64,
         blocks: int = 0,
         context: int = 0,
-        activation: type[nn.Module] = ShiftedReLU,
+        activation: type[nn.Module] = nn.ReLU,
     ) -> None:
         super().__init__()
         self.event_shape = c, h, w = torch.Size(event_shape)

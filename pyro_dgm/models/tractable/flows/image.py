@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from torch import nn
 from torch.distributions import constraints
 
-from ....nn import ShiftedReLU
 from ....transforms import (
     ActNorm,
     Compose,
@@ -76,7 +75,7 @@ class MultiscaleRealNVP(FlowModel):
         transforms: int = 3,
         hidden_channels: int = 64,
         blocks: int = 2,
-        activation: type[nn.Module] = ShiftedReLU,
+        activation: type[nn.Module] = nn.ReLU,
         support: constraints.Constraint | Transform = constraints.real,
     ) -> None:
         def normalized(shape: Sequence[int], masks: Sequence[Sequence]) -> list[Transform]:
@@ -141,7 +140,7 @@ class Glow(FlowModel):
         transforms: int = 8,
         hidden_channels: int = 128,
         blocks: int = 0,
-        activation: type[nn.Module] = ShiftedReLU,
+        activation: type[nn.Module] = nn.ReLU,
         support: constraints.Constraint | Transform = constraints.real,
     ) -> None:
         def level(shape: tuple[int, int, int], last: bool) -> Transform:

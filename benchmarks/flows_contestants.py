@@ -128,8 +128,8 @@ def of_distribution(flow: nn.Module) -> Contestant:
 
 def ours(form: Form) -> Contestant:
     """The flow of this package, without the standardisation that the others lack."""
-    shape = {"transforms": TRANSFORMS, "hidden_features": (form.hidden,) * 2, "activation": form.activation}
-    shape |= {"standardize": False}
+    shape = {"transforms": TRANSFORMS, "hidden_features": (form.hidden,) * 2, "standardize": False}
+    shape["activation"] = form.activation
     if form.family.startswith("NSF"):
         autoregressive = form.autoregressive
         flow = NSF(form.features, autoregressive=autoregressive, bins=BINS, bound=BOUND, **shape)

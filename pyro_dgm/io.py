@@ -23,6 +23,7 @@ from .distributions import heads
 from .models.base import GenerativeModel
 
 _FORMAT = "pyro_dgm.model.v1"
+_ACTIVATIONS = {module.__name__: module for module in (nn.modules.activation, networks.activation)}
 _CONSTRAINTS = {
     **{
         name: getattr(constraints, name)
@@ -183,9 +184,7 @@ def _encode(value: Any, where: str, known: dict[int, int]) -> Any:
         arguments = {k: _encode(_current(value, k, v), f"{where}.{k}", known) for k, v in value.config.items()}
         known[id(value)] = len(known)
         return {"class": name, "arguments": arguments}
-    if value is networks.ShiftedReLU or (
-        isinstance(value, type) and value.__module__ == nn.modules.activation.__name__
-    ):
+    if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ in _ACTIVATIONS:
         return {"activation": value.__name__}
     if isinstance(value, constraints.Constraint):
         return _encode_constraint(value, where)
@@ -229,8 +228,8 @@ def _decode(value: Any, made: list[Any]) -> Any:
             raise ValueError(f"expected the number of a part, below {len(made)}, got {value['part']!r}")
         return made[value["part"]]
     if "activation" in value:
-        where = networks if value["activation"] == "ShiftedReLU" else nn.modules.activation
-        activation = getattr(where, value["activation"], None)
+        name = value["activation"]
+        activation = next((found for m in _ACTIVATIONS.values() if (found := getattr(m, name, None))), None)
         if not (isinstance(activation, type) and issubclass(activation, nn.Module)):
             raise ValueError(f"expected an activation of torch.nn or ShiftedReLU, got {value['activation']!r}")
         return activation

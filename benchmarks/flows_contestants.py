@@ -63,13 +63,11 @@ class Form(OfVectors):
         family: Its family.
         features: Number of features D.
         hidden: Width of each of the two hidden layers.
-        activation: Class of the activation of ours; the peers' is the rectifier.
     """
 
     family: Family
     features: int
     hidden: int
-    activation: type[nn.Module] = nn.ReLU
 
     @property
     def autoregressive(self) -> bool:
@@ -127,12 +125,12 @@ def of_distribution(flow: nn.Module) -> Contestant:
 
 
 def ours(form: Form) -> Contestant:
-    """The flow of this package, without the standardisation that the others lack."""
+    """The flow of this package, without what the others lack: standardisation, affine maps before splines."""
     shape = {"transforms": TRANSFORMS, "hidden_features": (form.hidden,) * 2, "standardize": False}
-    shape["activation"] = form.activation
+    shape["activation"] = nn.ReLU
     if form.family.startswith("NSF"):
-        autoregressive = form.autoregressive
-        flow = NSF(form.features, autoregressive=autoregressive, bins=BINS, bound=BOUND, **shape)
+        spline = {"autoregressive": form.autoregressive, "bins": BINS, "bound": BOUND, "affine": False}
+        flow = NSF(form.features, **spline, **shape)
     else:
         flow = {"NICE": NICE, "RealNVP": RealNVP, "MAF": MAF, "IAF": IAF}[form.family](form.features, **shape)
     return of_distribution(flow)

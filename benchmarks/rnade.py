@@ -56,7 +56,7 @@ class Candidate(NamedTuple):
         if self.flow == "MADE":
             head = heads.LogisticMixture(self.bins)
             return MADE(features, hidden_features=(self.hidden, self.hidden), head=head)
-        return NSF(features, autoregressive=True, bins=self.bins, **settings)
+        return NSF(features, autoregressive=True, bins=self.bins, bound=5.0, affine=False, **settings)
 
 
 CANDIDATES = {

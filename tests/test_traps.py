@@ -107,7 +107,7 @@ def test_gaps_are_deep_since_splines_lead_data_to_the_latent(autoregressive):
 
     The inverse of a spline, from the same interval to the same, would have (s + s^2) / 2.
     """
-    flow = NSF(2, transforms=1, bins=3, autoregressive=autoregressive, standardize=False).double()
+    flow = NSF(2, transforms=1, bins=3, autoregressive=autoregressive, affine=False, standardize=False).double()
     height = torch.tensor([0.495, 0.01, 0.495], dtype=torch.float64).log()
     theta = torch.cat([torch.stack([torch.zeros(3), height], -1).flatten(), torch.zeros(2)])  # bins, slopes at knots
     with torch.no_grad():

@@ -108,7 +108,7 @@ MODELS: dict[str, ModelRow] = {
     "IAF": ModelRow(lambda c: m.IAF(D, c, **SMALL)),
     "NSF": ModelRow(lambda c: m.NSF(D, c, bins=4, **SMALL)),
     "NSF-autoregressive": ModelRow(lambda c: m.NSF(D, c, autoregressive=True, bins=4, activation=nn.SiLU, **SMALL)),
-    "NSF-affine": ModelRow(lambda c: m.NSF(D, c, bins=4, affine=True, **SMALL)),
+    "NSF-no-affine": ModelRow(lambda c: m.NSF(D, c, bins=4, affine=False, **SMALL)),
     "NCSF": ModelRow(lambda c: m.NCSF(2, c, bins=3, **SMALL)),
     "NCSF-autoregressive": ModelRow(
         lambda c: m.NCSF(D, c, autoregressive=True, transforms=1, bins=3, harmonics=2, hidden_features=(8,))

@@ -168,7 +168,10 @@ class Chain(Univariate):
         return y
 
     def _parts(self, theta: Theta) -> Iterator[tuple[Univariate, Theta]]:
-        sizes = [g.size for g in self.families]
         if isinstance(theta, Tensor):
-            return zip(self.families, theta.split(sizes, -1), strict=True)
-        return zip(self.families, zip(*(t.split(sizes, -1) for t in theta), strict=True), strict=True)
+            return zip(self.families, self._split(theta), strict=True)
+        return zip(self.families, zip(*(self._split(t) for t in theta), strict=True), strict=True)
+
+    def _split(self, theta: Tensor) -> list[Tensor]:
+        """Returns each family's part; gradients meet number by number, as the families give them."""
+        return [t.movedim(0, -1) for t in theta.movedim(-1, 0).split([g.size for g in self.families])]

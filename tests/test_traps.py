@@ -102,6 +102,15 @@ def test_an_affine_map_before_a_spline_acts_outside_of_its_interval():
 
 
 @pytest.mark.parametrize("autoregressive", [False, True])
+def test_what_lies_outside_of_the_interval_of_splines_is_left_to_affine_maps(autoregressive):
+    x = torch.tensor([[50.0, -80.0]])
+    for affine, least, greatest in ((False, 0.0, 0.0), (True, 0.1, 1e6)):
+        flow = perturb(NSF(2, autoregressive=autoregressive, affine=affine, standardize=False))
+        moved = (flow.transform.inverse_and_ladj(x)[0] - x).abs()
+        assert least <= moved.min() and moved.max() <= greatest
+
+
+@pytest.mark.parametrize("autoregressive", [False, True])
 def test_gaps_are_deep_since_splines_lead_data_to_the_latent(autoregressive):
     """In the middle of a bin, s its mean slope and 1 those at its ends, a spline's slope is 2 s^2 / (s + 1).
 

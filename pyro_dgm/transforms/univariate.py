@@ -28,11 +28,15 @@ Theta = Tensor | tuple[Tensor, ...]
 
 
 def whole(theta: Theta) -> Tensor:
-    """Returns the parameters of all features, with shape (*, D, size), given those of one run of them after another."""
+    """Returns the parameters of all features, with shape (*, D, size), given those of one run of them after another.
+
+    Memory runs number by number and feature by feature, as it does in what networks give.
+    """
     if isinstance(theta, Tensor):
         return theta
     batch_shape = broadcast_shapes(*(t.shape[:-2] for t in theta))
-    return torch.cat([t.expand(*batch_shape, *t.shape[-2:]) for t in theta], -2)
+    moved = [t.expand(*batch_shape, *t.shape[-2:]).movedim((-1, -2), (0, 1)) for t in theta]
+    return torch.cat(moved, 1).movedim((0, 1), (-1, -2))
 
 
 def number_first(v: Tensor, theta: Theta) -> tuple[Tensor, list[Tensor]]:
@@ -173,5 +177,8 @@ class Chain(Univariate):
         return zip(self.families, zip(*(self._split(t) for t in theta), strict=True), strict=True)
 
     def _split(self, theta: Tensor) -> list[Tensor]:
-        """Returns each family's part; gradients meet number by number, as the families give them."""
-        return [t.movedim(0, -1) for t in theta.movedim(-1, 0).split([g.size for g in self.families])]
+        """Returns each family's part; their gradients meet in the order of the network's rows."""
+        sizes = [g.size for g in self.families]
+        if theta.dim() == 1:
+            return theta.split(sizes)
+        return [t.movedim((0, 1), (-1, -2)) for t in theta.movedim((-1, -2), (0, 1)).split(sizes)]

@@ -21,7 +21,7 @@ def test_conditional_flow_as_guide(results):  # noqa: F811
 
 
 def test_amortized_flow(results):  # noqa: F811
-    (rows,) = results(example("amortized_flow"), "--epochs 20", "compare")
+    (rows,) = results(example("amortized_flow"), "--epochs 40", "compare")
     assert len(rows) == 16
     for name, (found, truth, error) in rows.items():
         assert abs(found - truth) < 4 * error, (name, found, truth, error)

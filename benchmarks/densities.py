@@ -8,9 +8,9 @@ contestants are the coupling spline flows of ``benchmarks.flows`` (5 transforms,
 nflows and normflows, and ours as it is by default, with affine maps before its splines and shifted rectifiers, and
 with hidden layers of 62, so that it has fewer parameters than nflows' and normflows'. One loop trains them all, the
 same data in the same order: fused Adam with a cosine schedule, gradients clipped at 5, the weights of the last step.
-The greatest learning rate is chosen, for every contestant and task by itself, on validation data and another seed: a
-library is not judged by how well one rate happens to suit the scale of its parameters. The test data are looked at
-once.
+The greatest learning rate and the interval of the splines are chosen, for every contestant and task by itself, on
+validation data and another seed: a library is not judged by how well one rate happens to suit the scale of its
+parameters, or one interval the data. The test data are looked at once.
 
 Rows: the mean over seeds of ours and of the best peer, which is the bar; and the difference, paired by draw of the
 test data and averaged over seeds, with two standard errors either side.
@@ -25,7 +25,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
 from statistics import mean
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,9 +43,27 @@ TOYS = ["eight_gaussians", "pinwheel", "two_moons", "rings", "two_spirals", "che
 TABLE = "power-plant"
 PEERS = ["zuko", "nflows", "normflows"]
 BATCH, TEST = 256, 20_000
-RATES = [2e-3, 4e-3, 8e-3]
+RATES, BOUNDS = [2e-3, 4e-3, 8e-3], [3.0, 5.0]
 CHOICE = 100  # the seed of the choice
 Part = Literal["validation", "test"]
+
+
+class Setting(NamedTuple):
+    """What is chosen on validation data.
+
+    Attributes:
+        lr: The greatest learning rate.
+        bound: Half-width of the interval of splines.
+    """
+
+    lr: float
+    bound: float
+
+    def __str__(self) -> str:
+        return f"lr {self.lr:.0e}, ±{self.bound:g}"
+
+
+SETTINGS = [Setting(lr, bound) for lr in RATES for bound in BOUNDS]
 
 
 def data_of(task: str, part: Part) -> tuple[Callable[[int], Tensor], Tensor, Tensor | None]:
@@ -67,10 +85,11 @@ def data_of(task: str, part: Part) -> tuple[Callable[[int], Tensor], Tensor, Ten
     return draw, x / scale, truth.log_prob(x) + scale.log().sum()
 
 
-def contestants(features: int) -> dict[str, Contestant]:
-    """Ours and the peers' flows of one size."""
+def contestants(features: int, bound: float) -> dict[str, Contestant]:
+    """Ours and the peers' flows of one size, with splines on [-bound, bound]."""
     shape = {"transforms": TRANSFORMS, "bins": BINS, "hidden_features": (62, 62), "standardize": False}
-    return Form("NSF coupling", features, 64).contestants() | {EAGER: of_distribution(NSF(features, **shape))}
+    ours = of_distribution(NSF(features, bound=bound, **shape))
+    return Form("NSF coupling", features, 64, bound).contestants() | {EAGER: ours}
 
 
 def train(
@@ -87,32 +106,32 @@ def train(
         schedule.step()
 
 
-def divergence(task: str, name: str, seed: int, steps: int, lr: float, part: Part) -> Tensor:
+def divergence(task: str, name: str, seed: int, steps: int, setting: Setting, part: Part) -> Tensor:
     """Trains a contestant; returns log p - log q at every held-out datum."""
     torch.manual_seed(seed)
     draw, x, truth = data_of(task, part)
     torch.manual_seed(seed)
-    contestant = contestants(x.shape[1])[name]
+    contestant = contestants(x.shape[1], setting.bound)[name]
     torch.manual_seed(seed + 1000)  # the same data for all
-    train(contestant.module, contestant.log_prob, draw, steps, lr)
+    train(contestant.module, contestant.log_prob, draw, steps, setting.lr)
     with torch.no_grad():
         score = torch.cat([contestant.log_prob(batch) for batch in x.split(2000)])
     found = (-score if truth is None else truth - score).double()
-    print(f"{task:17}{name:10} seed {seed}  lr {lr:.0e}  {part} {found.mean():8.4f}", flush=True)
+    print(f"{task:17}{name:10} seed {seed}  {setting}  {part} {found.mean():8.4f}", flush=True)
     return found
 
 
 def contest(task: str, seeds: Sequence[int], steps: int) -> list[Row]:
-    """Chooses the learning rates and tests; returns the rows of one task."""
-    rates, found = {}, {}
+    """Chooses the settings and tests; returns the rows of one task."""
+    chosen, found = {}, {}
     for name in [EAGER, *PEERS]:
-        scores = [divergence(task, name, CHOICE, steps, lr, "validation").mean() for lr in RATES]
-        rates[name] = RATES[torch.stack(scores).nan_to_num(math.inf).argmin()]
-        found[name] = torch.stack([divergence(task, name, seed, steps, rates[name], "test") for seed in seeds])
-    return rows_of(task, found, rates)
+        scores = [divergence(task, name, CHOICE, steps, setting, "validation").mean() for setting in SETTINGS]
+        chosen[name] = SETTINGS[torch.stack(scores).nan_to_num(math.inf).argmin()]
+        found[name] = torch.stack([divergence(task, name, seed, steps, chosen[name], "test") for seed in seeds])
+    return rows_of(task, found, chosen)
 
 
-def rows_of(task: str, found: dict[str, Tensor], rates: dict[str, float]) -> list[Row]:
+def rows_of(task: str, found: dict[str, Tensor], chosen: dict[str, Setting]) -> list[Row]:
     """The rows of one task."""
     best = min(PEERS, key=lambda name: found[name].mean().item())
     reference, rows = found[best].mean().item(), []
@@ -120,7 +139,7 @@ def rows_of(task: str, found: dict[str, Tensor], rates: dict[str, float]) -> lis
     for name, values in found.items():
         runs = tuple(values.mean(1).tolist())
         ours = name == EAGER
-        label = f"{task}, {kind}: {'pyro_dgm' if ours else name}, lr {rates[name]:.0e}"
+        label = f"{task}, {kind}: {'pyro_dgm' if ours else name}, {chosen[name]}"
         bar = "<= reference" if ours else None
         rows.append(Row(label, mean(runs), "nats", min(runs), max(runs), reference if ours else None, bar, runs))
     difference = (found[EAGER] - found[best]).mean(0)
@@ -142,8 +161,8 @@ def main() -> None:
     notes = [
         "Mean over seeds, low and high the least and greatest seed; differences: two standard errors over test data. "
         "Bar: ours at most the best peer's.",
-        f"{arguments.steps} steps of {BATCH} data; learning rates, of {', '.join(f'{lr:.0e}' for lr in RATES)}, by "
-        "validation, for every contestant and task by itself.",
+        f"{arguments.steps} steps of {BATCH} data; learning rates, of {', '.join(f'{lr:.0e}' for lr in RATES)}, and "
+        f"intervals, of {', '.join(f'±{b:g}' for b in BOUNDS)}, by validation, for every contestant and task.",
         "Argument validation of torch.distributions is off for all: importing zuko switches it off.",
     ]
     rows: list[Row] = []

@@ -12,6 +12,7 @@ by a masked network of all features (``passes=2``).
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -33,7 +34,7 @@ from pyro_dgm.models import IAF, MAF, NICE, NSF, RealNVP
 from .flows_floor import Products
 
 Family = Literal["NICE", "RealNVP", "MAF", "IAF", "NSF coupling", "NSF autoregressive"]
-TRANSFORMS, BINS, BOUND = 5, 8, 5.0
+TRANSFORMS, BINS = 5, 8
 EAGER, COMPILED = "eager", "compiled"
 
 
@@ -63,11 +64,13 @@ class Form(OfVectors):
         family: Its family.
         features: Number of features D.
         hidden: Width of each of the two hidden layers.
+        bound: Half-width of the interval of splines.
     """
 
     family: Family
     features: int
     hidden: int
+    bound: float = 5.0
 
     @property
     def autoregressive(self) -> bool:
@@ -129,7 +132,7 @@ def ours(form: Form) -> Contestant:
     shape = {"transforms": TRANSFORMS, "hidden_features": (form.hidden,) * 2, "standardize": False}
     shape["activation"] = nn.ReLU
     if form.family.startswith("NSF"):
-        spline = {"autoregressive": form.autoregressive, "bins": BINS, "bound": BOUND, "affine": False}
+        spline = {"autoregressive": form.autoregressive, "bins": BINS, "bound": form.bound, "affine": False}
         flow = NSF(form.features, **spline, **shape)
     else:
         flow = {"NICE": NICE, "RealNVP": RealNVP, "MAF": MAF, "IAF": IAF}[form.family](form.features, **shape)
@@ -146,7 +149,9 @@ def of_zuko(form: Form) -> Contestant | None:
         case "MAF":
             flow = zuko.flows.MAF(form.features, **shape)
         case "NSF coupling" | "NSF autoregressive":
-            flow = zuko.flows.NSF(form.features, bins=BINS, passes=passes, **shape)
+            spline = partial(zuko.transforms.MonotonicRQSTransform, bound=form.bound)
+            numbers = {"univariate": spline, "shapes": [(BINS,), (BINS,), (BINS - 1,)]}
+            flow = zuko.flows.MAF(form.features, passes=passes, **numbers, **shape)
         case "NICE":
             additive = {"univariate": zuko.transforms.AdditiveTransform, "shapes": [()]}
             flow = zuko.flows.NICE(form.features, **additive, **shape)
@@ -190,7 +195,8 @@ def _masked(kind: Callable[..., nn.Module], form: Form, **settings: Any) -> nn.M
     return layer
 
 
-SPLINE = {"num_bins": BINS, "tails": "linear", "tail_bound": BOUND}
+def _spline(form: Form) -> dict[str, Any]:
+    return {"num_bins": BINS, "tails": "linear", "tail_bound": form.bound}
 
 
 def of_nflows(form: Form) -> Contestant:
@@ -211,10 +217,10 @@ def of_nflows(form: Form) -> Contestant:
                 layers.append(t.InverseTransform(_masked(t.MaskedAffineAutoregressiveTransform, form)))
             case "NSF coupling":
                 rqs = t.PiecewiseRationalQuadraticCouplingTransform
-                layers.append(rqs(**coupling, apply_unconditional_transform=True, **SPLINE))
+                layers.append(rqs(**coupling, apply_unconditional_transform=True, **_spline(form)))
             case _:
                 rqs = t.MaskedPiecewiseRationalQuadraticAutoregressiveTransform
-                layers.append(_masked(rqs, form, **SPLINE))
+                layers.append(_masked(rqs, form, **_spline(form)))
     base = nflows.distributions.StandardNormal([form.features])
     flow = nflows.flows.Flow(t.CompositeTransform(layers), base)
     return Contestant(flow, flow.log_prob, flow.sample, flow.sample_and_log_prob)
@@ -265,10 +271,10 @@ def of_normflows(form: Form) -> Contestant:
             case "NSF coupling":
                 coupling = {"mask": _mask(form, k), "transform_net_create_fn": _coupling_network(form)}
                 rqs = neural_spline.coupling.PiecewiseRationalQuadraticCoupling
-                layers.append(Reversed(rqs(**coupling, apply_unconditional_transform=True, **SPLINE)))
+                layers.append(Reversed(rqs(**coupling, apply_unconditional_transform=True, **_spline(form))))
             case _:
                 rqs = neural_spline.autoregressive.MaskedPiecewiseRationalQuadraticAutoregressive
-                layers.append(Reversed(_masked(rqs, form, **SPLINE)))
+                layers.append(Reversed(_masked(rqs, form, **_spline(form))))
     base = normflows.distributions.DiagGaussian(form.features, trainable=False)
     flow = normflows.NormalizingFlow(base, layers)
     return Contestant(flow, flow.log_prob, lambda n: flow.sample(n)[0], flow.sample)
@@ -291,14 +297,14 @@ def of_pyro(form: Form) -> Contestant | None:
                 layers.append(pyro_transforms.AffineAutoregressive(AutoRegressiveNN(d, hidden, permutation=order)))
             case "NSF coupling":
                 network = DenseNN(half, hidden, [(d - half) * n for n in per_feature])
-                spline = {"count_bins": BINS, "bound": BOUND, "order": "quadratic"}
+                spline = {"count_bins": BINS, "bound": form.bound, "order": "quadratic"}
                 layers.append(pyro_transforms.SplineCoupling(d, half, network, **spline))
                 for parameter in layers[-1].lower_spline.parameters():  # a random start makes densities too steep
                     nn.init.zeros_(parameter)  # for float32
                 layers.append(pyro_transforms.Permute(swap))
             case _:
                 network = AutoRegressiveNN(d, hidden, param_dims=per_feature, permutation=order)
-                spline = {"count_bins": BINS, "bound": BOUND, "order": "quadratic"}
+                spline = {"count_bins": BINS, "bound": form.bound, "order": "quadratic"}
                 layers.append(pyro_transforms.SplineAutoregressive(d, network, **spline))
     module = nn.ModuleList(t for t in layers if isinstance(t, nn.Module))
     turned = form.autoregressive and form.family != "IAF"

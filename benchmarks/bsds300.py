@@ -7,8 +7,8 @@ Training data are two draws of the dequantisation noise over the 300,000 trainin
 each under another symmetry of the square; the weights of the epoch with the best validation score are tested once.
 Published, on a million patches and without a limit of time: MAF(5) 155.69, RealNVP(10) 153.28 (Papamakarios, Pavlakou
 and Murray, 2017), NSF coupling 157.54, autoregressive 157.31 (Durkan, Bekasov, Murray and Papamakarios, 2019). A
-full-covariance Gaussian scores 96.6. Three in a thousand pixels lie beyond five deviations, in one patch of twenty,
-where only the affine maps before the splines of NSF act. The networks of MAF and RealNVP have the paper's rectifiers.
+full-covariance Gaussian scores 96.6. Three in a thousand pixels lie beyond five deviations, in one patch of twenty:
+the paper's splines leave them as they are, ours follow affine maps. The networks of MAF and RealNVP have rectifiers.
 
     python -m benchmarks.bsds300 [--model MAF | RealNVP | NSF] [--epochs 24 | --minutes M] [--device cuda] [--mirrored]
         [--checkpoint FILE]

@@ -149,6 +149,7 @@ def of_zuko(form: Form) -> Contestant | None:
         case "MAF":
             flow = zuko.flows.MAF(form.features, **shape)
         case "NSF coupling" | "NSF autoregressive":
+            # what zuko.flows.NSF makes, which has no argument for the interval
             spline = partial(zuko.transforms.MonotonicRQSTransform, bound=form.bound)
             numbers = {"univariate": spline, "shapes": [(BINS,), (BINS,), (BINS - 1,)]}
             flow = zuko.flows.MAF(form.features, passes=passes, **numbers, **shape)

@@ -8,7 +8,7 @@ seeds, each to the weights of its best validation epoch. Which model, is chosen 
 (``--choose`` prints the candidates, and tests nothing); every test row is looked at once, by the models of the fold
 it is in. Published: RNADE-MoG -9.36 (red wine), -10.23 (white wine), -2.50 (ionosphere); a Gaussian -13.18, -13.20,
 -41.24 (Uria, Murray and Larochelle, 2013, arXiv:1306.0186). The folds of red wine are the authors'. The
-flows have rectifiers, with which the candidates were chosen.
+flows have what the candidates were chosen with: rectifiers, and splines of five deviations without affine maps.
 
     python -m benchmarks.rnade [--tables wine-quality-red ...] [--members 5] [--choose]
 """

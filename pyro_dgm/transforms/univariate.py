@@ -27,16 +27,22 @@ from .._shapes import broadcast_shapes
 Theta = Tensor | tuple[Tensor, ...]
 
 
-def whole(theta: Theta) -> Tensor:
-    """Returns the parameters of all features, with shape (*, D, size), given those of one run of them after another.
+def rows_first(theta: Tensor) -> Tensor:
+    """Returns parameters (*, D, size) as (size, D, *), the order of a network's rows and of memory."""
+    return theta.movedim((-1, -2), (0, 1)) if theta.dim() > 1 else theta
 
-    Memory runs number by number and feature by feature, as it does in what networks give.
-    """
+
+def rows_last(rows: Tensor) -> Tensor:
+    """Undoes :func:`rows_first`."""
+    return rows.movedim((0, 1), (-1, -2)) if rows.dim() > 1 else rows
+
+
+def whole(theta: Theta) -> Tensor:
+    """Returns the parameters of all features, with shape (*, D, size), given those of one run of them after another."""
     if isinstance(theta, Tensor):
         return theta
     batch_shape = broadcast_shapes(*(t.shape[:-2] for t in theta))
-    moved = [t.expand(*batch_shape, *t.shape[-2:]).movedim((-1, -2), (0, 1)) for t in theta]
-    return torch.cat(moved, 1).movedim((0, 1), (-1, -2))
+    return rows_last(torch.cat([rows_first(t.expand(*batch_shape, *t.shape[-2:])) for t in theta], 1))
 
 
 def number_first(v: Tensor, theta: Theta) -> tuple[Tensor, list[Tensor]]:
@@ -44,7 +50,7 @@ def number_first(v: Tensor, theta: Theta) -> tuple[Tensor, list[Tensor]]:
     parts = theta if isinstance(theta, tuple) else (theta,)
     shapes = [t.shape[:-1] if t is theta else (*t.shape[:-2], v.shape[-1]) for t in parts]
     shape = broadcast_shapes(v.shape, *shapes)
-    moved = [t.movedim((-1, -2), (0, 1)) if t.dim() > 1 else t for t in parts]
+    moved = [rows_first(t) for t in parts]
     added = [(1,) * (len(shape) + 1 - t.dim()) for t in moved]
     if any(added):
         moved = [t.reshape(*t.shape[:2], *a, *t.shape[2:]) for t, a in zip(moved, added, strict=True)]
@@ -178,7 +184,4 @@ class Chain(Univariate):
 
     def _split(self, theta: Tensor) -> list[Tensor]:
         """Returns each family's part; their gradients meet in the order of the network's rows."""
-        sizes = [g.size for g in self.families]
-        if theta.dim() == 1:
-            return theta.split(sizes)
-        return [t.movedim((0, 1), (-1, -2)) for t in theta.movedim((-1, -2), (0, 1)).split(sizes)]
+        return [rows_last(rows) for rows in rows_first(theta).split([g.size for g in self.families])]

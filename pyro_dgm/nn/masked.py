@@ -19,7 +19,7 @@ a hidden unit is computed when the last input it sees is known, and never again.
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -205,12 +205,16 @@ class MaskedWalk(Walk):
             weights[k + 1] = weights[k + 1][:, units]
         counts = [[end - start for start, end in pairwise([0, *layer])] for layer in ends]
         self.known = [Prefix(weights[0], rows, size) for rows in ([per] * features, *counts)]
-        *hidden, last = zip(weights, offsets, strict=True)
-        self.hidden = [list(zip(w.split(n), b.split(n), strict=True)) for (w, b), n in zip(hidden, counts, strict=True)]
-        self.last = _rows(*last, features, sequence)
+
+        def rows(t: Tensor) -> tuple[Tensor, ...]:
+            return t.unflatten(0, (-1, features))[:, sequence].unbind(1)
+
+        blocks = [partial(torch.split, split_size_or_sections=n) for n in counts]
+        self.hidden = [_steps(*layer) for layer in zip(weights, offsets, blocks, strict=False)]
+        self.last = _steps(weights[-1], offsets[-1], rows)
         self.direct = None
         if network.direct is not None:
-            self.direct = _rows(network.direct.weight[:, columns], network.direct.bias[:, None], features, sequence)
+            self.direct = _steps(network.direct.weight[:, columns], network.direct.bias[:, None], rows)
 
     def output(self) -> Tensor:
         """Returns the numbers given for the next input in the order, with shape (n, out_per_feature)."""
@@ -232,10 +236,14 @@ class MaskedWalk(Walk):
         for known in self.known:
             known.select(index)
         first = self.hidden[0] if self.hidden else self.last
-        first[:] = [(w, b if b.shape[-1] == 1 else b[:, index]) for w, b in first]
+        first[:] = [(w, None if b is None else b[:, index]) for w, b in first]
 
 
-def _rows(weight: Tensor, offset: Tensor, features: int, sequence: list[int]) -> list[tuple[Tensor, Tensor]]:
-    """Returns weight and offset of the numbers of every feature, in sequence."""
-    parts = (t.unflatten(0, (-1, features))[:, sequence].unbind(1) for t in (weight, offset))
-    return list(zip(*parts, strict=True))
+def _steps(
+    weight: Tensor, offset: Tensor, take: Callable[[Tensor], Sequence[Tensor]]
+) -> list[tuple[Tensor, Tensor | None]]:
+    """Returns each step's weight, whose first column is the offset, and the offset where it differs between data."""
+    if offset.shape[-1] == 1:
+        weights = take(torch.cat([offset, weight], 1))
+        return [(w, None) for w in weights]
+    return list(zip(take(F.pad(weight, (1, 0))), take(offset), strict=True))

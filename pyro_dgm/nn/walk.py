@@ -153,6 +153,8 @@ class NaiveWalk(Walk):
 class Prefix:
     """Rows that become known from the first on: written into a table of zeros, or joined where gradients are recorded.
 
+    Before them stands a row of ones, whose weight is a bias.
+
     Args:
         like: A tensor of their dtype and device.
         counts: How many rows become known at a time.
@@ -161,8 +163,10 @@ class Prefix:
 
     def __init__(self, like: Tensor, counts: Sequence[int], size: int) -> None:
         self.joined = torch.is_grad_enabled()
-        self.counts, self.at = list(counts), 0
-        self._hold(like.new_zeros(0 if self.joined else sum(counts), size))
+        self.counts, self.at = [1, *counts], 1
+        value = like.new_zeros(1 if self.joined else sum(self.counts), size)
+        value[0] = 1
+        self._hold(value)
 
     def _hold(self, value: Tensor) -> None:
         self.value = value
@@ -181,9 +185,13 @@ class Prefix:
             self.parts[self.at].copy_(block)
         self.at += 1
 
-    def through(self, weight: Tensor, offset: Tensor, out: Tensor | None = None) -> Tensor:
-        """Applies rows of the layer that reads these."""
-        return torch.addmm(offset, weight[:, : len(self.value)] if self.joined else weight, self.value, out=out)
+    def through(self, weight: Tensor, offset: Tensor | None, out: Tensor | None = None) -> Tensor:
+        """Applies rows of the layer that reads these; the offset is what it adds beside its bias."""
+        if self.joined:
+            weight = weight[:, : len(self.value)]
+        if offset is None:
+            return torch.mm(weight, self.value, out=out)
+        return torch.addmm(offset, weight, self.value, out=out)
 
     def select(self, index: Tensor) -> None:
         """Keeps these columns."""

@@ -83,7 +83,7 @@ class MaskedAutoregressive(Transform):
         check_width("MaskedAutoregressive", y, self.conditioner.features)
         y = leave_autocast(y)
         batch_shape = broadcast_shapes(y.shape[:-1], () if context is None else context.shape[:-1])
-        columns = y.expand(*batch_shape, -1).reshape(-1, y.shape[-1]).unbind(-1)
+        columns = y.expand(*batch_shape, -1).reshape(-1, y.shape[-1]).mT.contiguous().unbind(0)
         if context is not None:
             context = leave_autocast(context).expand(*batch_shape, -1).reshape(-1, context.shape[-1])
         x = list(columns)
@@ -92,7 +92,7 @@ class MaskedAutoregressive(Transform):
             for i in self.conditioner.sequence:
                 x[i] = inverse(columns[i], walk.output())
                 walk.see(x[i][None] if self.embed is None else self.embed(x[i]).mT)
-        return torch.stack(x, -1).reshape(*batch_shape, -1)
+        return torch.stack(x).mT.reshape(*batch_shape, -1)
 
     def _theta(self, x: Tensor, context: Tensor | None) -> Tensor:
         seen = x if self.embed is None else self.embed(x).flatten(-2)

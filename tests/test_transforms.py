@@ -202,6 +202,8 @@ def test_spline_knots_are_passed_smoothly_and_tails_are_the_identity(weight_scal
     left = spline.forward_and_ladj(before, theta.expand(5, -1))[1]
     right = spline.forward_and_ladj(knots[0, 1:-1], theta.expand(5, -1))[1]
     torch.testing.assert_close(left, right, atol=1e-6, rtol=0)
+    beta = math.log(2) / (1 - 1e-3)
+    torch.testing.assert_close(right.exp(), 1e-3 + (beta * theta[12:]).exp().log1p() / beta)
 
 
 @pytest.mark.parametrize("family", [t.Spline(4, 2.0), t.CircularSpline(4)], ids=lambda g: type(g).__name__)

@@ -23,10 +23,17 @@ IMAGE = (2, 3, 2)
 
 
 def perturb(module: nn.Module, scale: float = 0.2) -> nn.Module:
-    """Moves every parameter away from its initial value."""
+    """Moves every parameter away from its initial value, the less the more it is amplified."""
+    gains = {
+        id(p): m.gains.view(-1, *[1] * (p.dim() - 1))
+        for m in module.modules()
+        if torch.is_tensor(getattr(m, "gains", None))
+        for p in m.parameters(recurse=False)
+    }
     with torch.no_grad():
         for p in module.parameters():
-            p.add_(scale * torch.randn(p.shape, dtype=p.dtype, device="cpu").to(p.device))
+            noise = torch.randn(p.shape, dtype=p.dtype, device="cpu").to(p.device)
+            p.add_(scale * noise / gains.get(id(p), 1.0))
     return module
 
 

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .activation import in_place
-from .mlp import Table, table, zero_
+from .mlp import Table, amplified, of_rows, table, zero_
 from .walk import Conditioner, Prefix, Walk
 
 
@@ -39,13 +39,15 @@ class MaskedLinear(nn.Linear):
     Args:
         mask: The connections to keep, with shape (out_features, in_features).
         features: The features that rows run over in turn, as in a :class:`~pyro_dgm.nn.mlp.Table`; none when ``None``.
+        gains: With ``features``, what each of a feature's numbers is multiplied by; nothing when ``None``.
     """
 
-    def __init__(self, mask: Tensor, features: int | None = None) -> None:
+    def __init__(self, mask: Tensor, features: int | None = None, gains: Sequence[float] | None = None) -> None:
         out_features, in_features = mask.shape
         super().__init__(in_features, out_features)
         self.register_buffer("mask", mask.to(self.weight.dtype))
         self.features = features
+        self.register_buffer("gains", of_rows(gains, self))
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Maps (*, in_features) to (*, out_features), or to (*, features, out_features / features).
@@ -54,8 +56,9 @@ class MaskedLinear(nn.Linear):
             x: The input.
             mask: Another mask in place of its own.
         """
-        weight = (self.mask if mask is None else mask) * self.weight
-        return F.linear(x, weight, self.bias) if self.features is None else table(x, weight, self.bias, self.features)
+        weight, bias = amplified(self)
+        weight = (self.mask if mask is None else mask) * weight
+        return F.linear(x, weight, bias) if self.features is None else table(x, weight, bias, self.features)
 
 
 class Degrees(NamedTuple):
@@ -94,6 +97,7 @@ class MaskedMLP(Conditioner):
         direct: Whether outputs see the inputs before them directly too, by a linear map.
         residual: Whether a hidden layer adds to the one before, :math:`h_{l+1} = h_l + W \sigma(h_l) + b`; all hidden
             widths must be equal then.
+        gains: What each number given for an input is multiplied by; nothing when ``None``.
 
     Raises:
         ValueError: If a hidden layer is too narrow, ``order`` is no permutation, or residual layers differ in width.
@@ -116,6 +120,7 @@ class MaskedMLP(Conditioner):
         in_per_feature: int = 1,
         direct: bool = False,
         residual: bool = False,
+        gains: Sequence[float] | None = None,
     ) -> None:
         super().__init__((features,), in_per_feature, order)
         self.lowest = lowest = 0 if context or features == 1 else 1
@@ -130,15 +135,15 @@ class MaskedMLP(Conditioner):
         hidden = [hidden_degrees(features, width, lowest) for width in hidden_features]
         degrees = Degrees(torch.tensor(self.order) + 1, tuple(torch.tensor(layer) for layer in hidden))
         *masks, seen = degrees.masks(in_per_feature, out_per_feature)
-        kinds = [*[MaskedLinear] * len(hidden), partial(MaskedLinear, features=features)]
+        kinds = [*[MaskedLinear] * len(hidden), partial(MaskedLinear, features=features, gains=gains)]
         self.layers = nn.ModuleList(kind(mask) for kind, mask in zip(kinds, masks, strict=True))
         zero_(self.layers[-1])
-        self.direct = zero_(MaskedLinear(seen, features)) if direct and hidden else None
+        self.direct = zero_(MaskedLinear(seen, features, gains)) if direct and hidden else None
         self.context = None
         if context and hidden:
             self.context = nn.Linear(context, len(masks[0]), bias=False)
         elif context:
-            self.context = Table(context, features, out_per_feature, bias=False)
+            self.context = Table(context, features, out_per_feature, bias=False, gains=gains)
             nn.init.zeros_(self.context.weight)
         self.residual = residual
         self.activation = activation() if residual else in_place(activation)
@@ -195,10 +200,10 @@ class MaskedWalk(Walk):
         self.activation, self.residual, self.step = network.activation.forward, network.residual, 0
         per, features = network.in_per_feature, network.features
         columns = [i * per + j for i in sequence for j in range(per)]
-        weights = [layer.weight for layer in network.layers]
-        offsets = [layer.bias[:, None] for layer in network.layers]
+        weights, offsets = zip(*map(amplified, network.layers), strict=True)
+        weights, offsets = [*weights], [b[:, None] for b in offsets]
         if network.context is not None:
-            offsets[0] = offsets[0] + network.context.weight @ context.mT
+            offsets[0] = offsets[0] + amplified(network.context)[0] @ context.mT
         weights[0] = weights[0][:, columns]
         for k, units in enumerate(orders or ()):
             weights[k], offsets[k] = weights[k][units], offsets[k][units]
@@ -214,7 +219,8 @@ class MaskedWalk(Walk):
         self.last = _steps(weights[-1], offsets[-1], rows)
         self.direct = None
         if network.direct is not None:
-            self.direct = _steps(network.direct.weight[:, columns], network.direct.bias[:, None], rows)
+            weight, bias = amplified(network.direct)
+            self.direct = _steps(weight[:, columns], bias[:, None], rows)
 
     def output(self) -> Tensor:
         """Returns the numbers given for the next input in the order, with shape (n, out_per_feature)."""

@@ -38,19 +38,43 @@ class Table(nn.Linear):
         features: Number of features.
         out_per_feature: Numbers per feature.
         bias: Whether there is a bias.
+        gains: What each of a feature's numbers is multiplied by; nothing when ``None``.
 
     Example:
         >>> Table(8, 3, 2)(torch.zeros(5, 8)).shape
         torch.Size([5, 3, 2])
     """
 
-    def __init__(self, in_features: int, features: int, out_per_feature: int, bias: bool = True) -> None:
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        out_per_feature: int,
+        bias: bool = True,
+        gains: Sequence[float] | None = None,
+    ) -> None:
         super().__init__(in_features, features * out_per_feature, bias)
         self.features = features
+        self.register_buffer("gains", of_rows(gains, self))
 
     def forward(self, h: Tensor) -> Tensor:
         """Maps (*, in_features) to (*, features, out_per_feature)."""
-        return table(h, self.weight, self.bias, self.features)
+        return table(h, *amplified(self), self.features)
+
+
+def of_rows(gains: Sequence[float] | None, layer: nn.Linear) -> Tensor | None:
+    """Returns the gain of every row of a layer that gives as many numbers for every feature, a column."""
+    if gains is None:
+        return None
+    return layer.weight.detach().new_tensor(gains).repeat_interleave(layer.out_features // len(gains))[:, None]
+
+
+def amplified(layer: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    """Returns weight and bias of a layer, times its gains if it has any: cheaper than the outputs times these."""
+    weight, bias, gains = layer.weight, layer.bias, getattr(layer, "gains", None)
+    if gains is None:
+        return weight, bias
+    return gains * weight, None if bias is None else gains[:, 0] * bias
 
 
 def table(h: Tensor, weight: Tensor, bias: Tensor | None, features: int) -> Tensor:
@@ -75,6 +99,7 @@ class MLP(nn.Module):
         activation: Class of the activation, e.g. ``torch.nn.SiLU``.
         out_per_feature: Numbers per feature of the output, a last dimension; none when ``None``.
         zero: Whether the last layer starts at zero, so that the output does.
+        gains: With ``out_per_feature``, what each of these numbers is multiplied by; nothing when ``None``.
 
     Example:
         >>> f = MLP(3, 2, hidden_features=(8,), context=5)
@@ -92,9 +117,10 @@ class MLP(nn.Module):
         *,
         out_per_feature: int | None = None,
         zero: bool = False,
+        gains: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        last = nn.Linear if out_per_feature is None else partial(Table, out_per_feature=out_per_feature)
+        last = nn.Linear if out_per_feature is None else partial(Table, out_per_feature=out_per_feature, gains=gains)
         kinds = [*[nn.Linear] * len(hidden_features), last]
         inputs, outputs = [in_features, *hidden_features], [*hidden_features, out_features]
         layers = [kind(n, m) for kind, n, m in zip(kinds, inputs, outputs, strict=True)]

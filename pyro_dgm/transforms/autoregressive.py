@@ -53,9 +53,9 @@ class MaskedAutoregressive(Transform):
         super().__init__()
         self.univariate = univariate or Affine()
         self.embed = embed
-        size, size_in = self.univariate.size, 1 if embed is None else embed.size
+        size, gains, size_in = self.univariate.size, self.univariate.gains, 1 if embed is None else embed.size
         self.conditioner = MaskedMLP(
-            features, size, hidden_features, order, context, activation, in_per_feature=size_in
+            features, size, hidden_features, order, context, activation, in_per_feature=size_in, gains=gains
         )
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:

@@ -155,12 +155,14 @@ class Coupling(Transform):
                 "use an autoregressive transform, which for one feature acts element by element"
             )
         self.univariate = univariate or Affine()
-        size = self.univariate.size
+        size, gains = self.univariate.size, self.univariate.gains
         self.partition = Partition(stays)
         a, b = self.partition.sizes
         self.embed = embed
         seen = a if embed is None else a * embed.size
-        self.conditioner = MLP(seen, b, hidden_features, context, activation, out_per_feature=size, zero=True)
+        self.conditioner = MLP(
+            seen, b, hidden_features, context, activation, out_per_feature=size, zero=True, gains=gains
+        )
         self.own = Parameters(a * size, context) if transform_all else None
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:

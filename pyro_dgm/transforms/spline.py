@@ -22,20 +22,22 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from .univariate import Theta, Univariate, first, number_first, whole
 
+_BIN_GAIN, _SLOPE_GAIN = 0.25, 0.5  # at a rate that suits networks' hidden layers, bins learn too fast
 _FEW = 4096  # values up to which one search among the joined parameters of all features costs less than two
 
 
 class RationalQuadratic(Univariate):
-    """What splines on [-B, B] share; subclasses say which log-slopes stand at the K + 1 knots, and what lies outside.
+    r"""What splines on [-B, B] share; subclasses say which slopes stand at the K + 1 knots, and what lies outside.
 
     Args:
         bins: Number of bins K.
         bound: Half-width B of the interval.
-        min_bin: Least width and height of a bin, as a fraction of the interval.
-        min_slope: Least slope at a knot; the greatest is 1 / min_slope, and the log-slope is bounded softly between.
+        min_bin: Least width and height :math:`m_b` of a bin, as a fraction of the interval.
+        min_slope: Least slope m at a knot.
 
     Raises:
         ValueError: If the bins cannot have their least size.
@@ -58,12 +60,12 @@ class RationalQuadratic(Univariate):
         Args:
             v: Where, with shape (*, D); memory runs feature by feature from here on, as it does in what networks give.
             parts: For one run of features after another, logits of width and height, bin by bin, (2 K, D, *), and raw
-                log-slopes, (K + 1, D, *) for all knots, or (K - 1, D, *) for all but the outermost, whose slope is 1.
+                slopes, (K + 1, D, *) for all knots, or (K - 1, D, *) for all but the outermost, whose slope is 1.
             inverse: Whether v is a y.
             bound: Half-width of the interval, if v may lie outside.
         """
         evaluate = _Evaluate.apply if torch.is_grad_enabled() else _Evaluate.forward
-        out, ladj = evaluate(*self._look(v, parts, inverse, bound), inverse, -math.log(self.min_slope))
+        out, ladj = evaluate(*self._look(v, parts, inverse, bound), inverse, self.min_slope)
         return out.movedim(0, -1), ladj.movedim(0, -1)
 
     def _restore(self, y: Tensor, parts: Sequence[tuple[Tensor, Tensor]], bound: float = math.inf) -> Tensor:
@@ -71,7 +73,7 @@ class RationalQuadratic(Univariate):
         if torch.is_grad_enabled():
             return self._evaluate(y, parts, True, bound)[0]
         y, inner, here = self._look(y, parts, True, bound)
-        xi, *_ = _place(inner, here, True, -math.log(self.min_slope))
+        xi, *_ = _place(inner, here, True, self.min_slope)
         return torch.where(inner == y, torch.addcmul(here[0], here[2], xi), y).movedim(0, -1)
 
     def _look(
@@ -99,15 +101,18 @@ class Spline(RationalQuadratic):
         y = y_k + h_k \frac{s_k \xi^2 + d_k \xi (1 - \xi)}
                            {s_k + (d_{k+1} + d_k - 2 s_k) \xi (1 - \xi)}
 
-    The slopes at :math:`\pm B` are exactly 1, so the function is continuously differentiable everywhere. Values are
-    clamped to the interval before the bin is looked up, so that the branch not taken has finite
-    gradients too. (Durkan, Bekasov, Murray and Papamakarios, Neural Spline Flows, 2019, arXiv:1906.04032.)
+    Of the numbers given, bins have :math:`w_k = 2 B\, (m_b + (1 - K m_b)\, \mathrm{softmax}(\cdot)_k)`, heights alike,
+    and inner knots :math:`d_k = m + \log(1 + e^{\beta u_k}) / \beta` with :math:`\beta = \log 2 / (1 - m)`, which is 1
+    at zero and grows no faster than :math:`u_k`. The slopes at :math:`\pm B` are 1, so the function is continuously
+    differentiable everywhere. Values are clamped to the interval before the bin is looked up, so that the branch not
+    taken has finite gradients too. (Durkan, Bekasov, Murray and Papamakarios, Neural Spline Flows, 2019,
+    arXiv:1906.04032.)
 
     Args:
         bins: Number of bins K.
         bound: Half-width B of the interval; data should be standardised to lie mostly within it.
-        min_bin: Least width and height of a bin, as a fraction of the interval.
-        min_slope: Least slope at a knot; the greatest is 1 / min_slope, and the log-slope is bounded softly between.
+        min_bin: Least width and height :math:`m_b` of a bin, as a fraction of the interval.
+        min_slope: Least slope m at a knot.
 
     Raises:
         ValueError: If the bins cannot have their least size.
@@ -116,6 +121,7 @@ class Spline(RationalQuadratic):
     def __init__(self, bins: int = 8, bound: float = 5.0, min_bin: float = 1e-3, min_slope: float = 1e-3) -> None:
         super().__init__(bins, bound, min_bin, min_slope)
         self.size = 3 * bins - 1
+        self.gains = [_BIN_GAIN] * (2 * bins) + [_SLOPE_GAIN] * (bins - 1)
 
     def forward_and_ladj(self, x: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Evaluates the spline."""
@@ -149,8 +155,8 @@ class CircularSpline(RationalQuadratic):
 
     Args:
         bins: Number of bins K.
-        min_bin: Least width and height of a bin, as a fraction of the circle.
-        min_slope: Least slope at a knot; the greatest is 1 / min_slope, and the log-slope is bounded softly between.
+        min_bin: Least width and height :math:`m_b` of a bin, as a fraction of the circle.
+        min_slope: Least slope m at a knot.
 
     Raises:
         ValueError: If the bins cannot have their least size.
@@ -159,6 +165,7 @@ class CircularSpline(RationalQuadratic):
     def __init__(self, bins: int = 8, min_bin: float = 1e-3, min_slope: float = 1e-3) -> None:
         super().__init__(bins, math.pi, min_bin, min_slope)
         self.size = 3 * bins + 1
+        self.gains = [_BIN_GAIN] * (2 * bins) + [_SLOPE_GAIN] * bins + [1.0]
 
     def forward_and_ladj(self, x: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Rotates, then evaluates the spline."""
@@ -190,7 +197,7 @@ def wrap(angle: Tensor) -> Tensor:
 
 
 class _Bin(torch.autograd.Function):
-    """The bin of v, (6, *): x_0, y_0, w, h, raw log-slopes at its ends.
+    """The bin of v, (6, *): x_0, y_0, w, h, raw slopes at its ends.
 
     It is found among bins that have shares (K, 2, *) of what the least sizes leave of [-B, B], given the knots' slopes.
     """
@@ -241,9 +248,9 @@ class _Evaluate(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(v: Tensor, inner: Tensor, here: Tensor, inverse: bool, max_log_slope: float) -> tuple[Tensor, Tensor]:
+    def forward(v: Tensor, inner: Tensor, here: Tensor, inverse: bool, min_slope: float) -> tuple[Tensor, Tensor]:
         x_0, y_0, w, h, *_ = here.unbind(0)
-        xi, s, half, d_0, d_1 = _place(inner, here, inverse, max_log_slope)
+        xi, s, half, d_0, d_1 = _place(inner, here, inverse, min_slope)
         r = torch.addcmul(xi, xi, xi, value=-1)
         den = torch.addcmul(s, half, r, value=2)
         p = _p(xi, r, half, d_0, d_1)
@@ -260,13 +267,11 @@ class _Evaluate(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, g_out: Tensor, g_ell: Tensor) -> tuple[Tensor | None, ...]:
         v, inner, here, out, ell = ctx.saved_tensors
-        inverse, max_log_slope = ctx.numbers
+        inverse, min_slope = ctx.numbers
         inside, g_all = inner == v, g_out
         g_out, beta = torch.where(inside, g_out, 0.0), torch.where(inside, -g_ell if inverse else g_ell, 0.0)
         x_0, _, w, h, *_ = here.unbind(0)
-        shrink = _shrink(here[4:], max_log_slope)
-        slopes = (here[4:] * shrink).exp()
-        d_0, d_1 = slopes
+        d_0, d_1 = slopes = _slopes(here[4:], min_slope)
         s = h / w
         half = torch.lerp(d_0, d_1, 0.5) - s
         xi = (((out if inverse else v) - x_0) / w).clamp(0, 1)
@@ -290,15 +295,15 @@ class _Evaluate(torch.autograd.Function):
         m = r * torch.sub(a, u, alpha=2)
         g_s = torch.addcmul(torch.addcdiv(-t - m, beta, s, value=2), a, xi)
         g_1 = torch.addcmul(xi * b, r, u, value=-1)
-        g_d = torch.stack([m + b - g_1, g_1]) * slopes * shrink.square()
+        g_d = torch.stack([m + b - g_1, g_1]) * -torch.expm1((min_slope - slopes) * _beta(min_slope))
         g_w, g_h = -torch.addcmul(g_xi * xi, g_s, s) / w, torch.addcdiv(alpha * share, g_s, w)
         return torch.where(inside, g_v, g_all), None, torch.stack([g_x, alpha, g_w, g_h, *g_d]), None, None
 
 
-def _place(inner: Tensor, here: Tensor, inverse: bool, max_log_slope: float) -> tuple[Tensor, ...]:
+def _place(inner: Tensor, here: Tensor, inverse: bool, min_slope: float) -> tuple[Tensor, ...]:
     """Returns xi, s, half of d_0 + d_1 - 2 s, d_0, d_1; of a y, xi is the root in [0, 1] of a quadratic."""
     x_0, y_0, w, h, *_ = here.unbind(0)
-    d_0, d_1 = (here[4:] * _shrink(here[4:], max_log_slope)).exp()
+    d_0, d_1 = _slopes(here[4:], min_slope)
     s = h / w
     half = torch.lerp(d_0, d_1, 0.5) - s
     if inverse:  # in the form that does not cancel
@@ -312,9 +317,13 @@ def _place(inner: Tensor, here: Tensor, inverse: bool, max_log_slope: float) -> 
     return xi.clamp(0, 1), s, half, d_0, d_1
 
 
-def _shrink(raw: Tensor, max_log_slope: float) -> Tensor:
-    """Returns what raw log-slopes are multiplied by, so that they are bounded softly; its square is their growth."""
-    return max_log_slope / (max_log_slope + raw.abs())
+def _slopes(raw: Tensor, min_slope: float) -> Tensor:
+    return F.softplus(raw, _beta(min_slope)) + min_slope
+
+
+def _beta(min_slope: float) -> float:
+    """Returns the sharpness of the softplus that makes the slope 1 of a zero."""
+    return math.log(2) / (1 - min_slope)
 
 
 def _p(xi: Tensor, r: Tensor, half: Tensor, d_0: Tensor, d_1: Tensor) -> Tensor:

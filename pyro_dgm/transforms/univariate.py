@@ -63,9 +63,16 @@ def first(t: Tensor, like: Tensor) -> Tensor:
 
 
 class Univariate(Configured):
-    """A family of monotone functions; subclasses define ``size`` and the two passes."""
+    """A family of monotone functions; subclasses define ``size`` and the two passes.
+
+    Attributes:
+        size: Number of parameters.
+        gains: What the numbers of a network are multiplied by to be the parameters; nothing when ``None``. The less it
+            is, the less a step of Adam changes them, whose size is the learning rate whatever is learnt.
+    """
 
     size: int
+    gains: list[float] | None = None
 
     def forward_and_ladj(self, x: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Maps ``x`` with shape (*) and ``theta`` with shape (*, size) to y and log dy/dx, with shape (*).
@@ -107,12 +114,14 @@ class Affine(Univariate):
 
     Args:
         bound: The bound a on the absolute log-scale.
+        gain: What a network's numbers are multiplied by.
     """
 
     size = 2
 
-    def __init__(self, bound: float = 3.0) -> None:
-        self.bound = bound
+    def __init__(self, bound: float = 3.0, gain: float = 1.0) -> None:
+        self.bound, self.gain = bound, gain
+        self.gains = None if gain == 1 else [gain] * self.size
 
     def _parameters(self, theta: Theta, bound: float) -> tuple[Tensor, Tensor]:
         theta = whole(theta)
@@ -154,6 +163,8 @@ class Chain(Univariate):
             raise ValueError("families: expected at least one, got none")
         self.families = list(families)
         self.size = sum(g.size for g in families)
+        if any(g.gains for g in families):
+            self.gains = [gain for g in families for gain in g.gains or [1.0] * g.size]
 
     def forward_and_ladj(self, x: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Applies the families in turn."""

@@ -70,5 +70,5 @@ class NSF(FlowModel):
     ) -> None:
         settings = autoregressive, transforms, masks, hidden_features, context, activation
         spline = Spline(bins, bound)
-        family = Chain([Affine(), spline]) if affine else spline
+        family = Chain([Affine(gain=0.25), spline]) if affine else spline
         super().__init__(features, context, lambda d: spline_layers(d, family, *settings), support, standardize)

@@ -60,7 +60,7 @@ class Settings(NamedTuple):
 
 
 SETTINGS = {
-    "power-plant": Settings(256, 60, 20, 3e-3),
+    "power-plant": Settings(256, 60, 20, 6e-3),
     "wine-quality-red": Settings(128, 100, 30, 1e-3),
     "concrete": Settings(128, 300, 50, 3e-3),
 }

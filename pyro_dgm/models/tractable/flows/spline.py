@@ -4,6 +4,10 @@ A spline of K bins can approximate any monotone function on its interval, so a f
 affine ones: several modes, skew, edges. Outside the interval a spline is the identity. An affine map before it, which
 the paper has not, lets other features say too where on the interval a feature falls and how wide it is spread, and what
 lies outside of the interval is scaled and shifted instead of left as it is.
+
+What conditioners give is multiplied by gains (:attr:`~pyro_dgm.transforms.Univariate.gains`): a quarter for affine maps
+and bins, a half for slopes. With Adam these then learn that much slower than the layers before them, and a higher
+learning rate pays: in as many steps, densities on thin curves are met a third closer.
 """
 
 from collections.abc import Sequence

@@ -62,6 +62,14 @@ def test_values_alone_are_those_of_the_passes(name, context):
             torch.testing.assert_close(transform.inverse_value(y, c), transform.inverse_and_ladj(y, c)[0])
 
 
+@pytest.mark.parametrize("shape", [(7,), (3, 7)])
+def test_what_is_restored_feature_by_feature_can_be_viewed(shape):
+    transform, y = t.MaskedAutoregressive(4), torch.randn(*shape, 4)
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            assert transform.inverse_value(y).is_contiguous() and transform.inverse_and_ladj(y)[0].is_contiguous()
+
+
 class Doubled(t.Transform):
     """A transform whose log-determinants are twice what they should be, consistently."""
 

@@ -92,7 +92,7 @@ class MaskedAutoregressive(Transform):
             for i in self.conditioner.sequence:
                 x[i] = inverse(columns[i], walk.output())
                 walk.see(x[i][None] if self.embed is None else self.embed(x[i]).mT)
-        return torch.stack(x).mT.reshape(*batch_shape, -1)
+        return torch.stack(x).mT.contiguous().view(*batch_shape, -1)
 
     def _theta(self, x: Tensor, context: Tensor | None) -> Tensor:
         seen = x if self.embed is None else self.embed(x).flatten(-2)

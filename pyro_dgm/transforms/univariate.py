@@ -67,8 +67,9 @@ class Univariate(Configured):
 
     Attributes:
         size: Number of parameters.
-        gains: What the numbers of a network are multiplied by to be the parameters; nothing when ``None``. The less it
-            is, the less a step of Adam changes them, whose size is the learning rate whatever is learnt.
+        gains: What the numbers of a network are multiplied by to be the parameters, in :class:`Coupling` and
+            :class:`MaskedAutoregressive`; nothing when ``None``. The less it is, the less a step of Adam changes them,
+            whose size is the learning rate whatever is learnt.
     """
 
     size: int
@@ -114,13 +115,13 @@ class Affine(Univariate):
 
     Args:
         bound: The bound a on the absolute log-scale.
-        gain: What a network's numbers are multiplied by.
+        gain: What a network's numbers are multiplied by, see :class:`Univariate`.
     """
 
     size = 2
 
     def __init__(self, bound: float = 3.0, gain: float = 1.0) -> None:
-        self.bound, self.gain = bound, gain
+        self.bound = bound
         self.gains = None if gain == 1 else [gain] * self.size
 
     def _parameters(self, theta: Theta, bound: float) -> tuple[Tensor, Tensor]:

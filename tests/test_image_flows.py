@@ -7,8 +7,9 @@ import pytest
 import torch
 from pyro import distributions as dist
 from torch.distributions import constraints
+from torch.nn import functional as F
 
-from pyro_dgm import fit
+from pyro_dgm import fit, nn
 from pyro_dgm import transforms as t
 from pyro_dgm.evaluation import held_out
 from pyro_dgm.models import Dequantized, DiagonalNormal, Glow, MultiscaleRealNVP, NormalizingFlow, RealNVP
@@ -56,6 +57,15 @@ def test_what_one_pixel_says_to_others_is_bounded():
     assert (z[1, 1] != coupling.inverse_and_ladj(x)[0][1, 1]).any()
     torch.testing.assert_close((z[:, 1], ladj), (z_far[:, 1], ladj_far))
     torch.testing.assert_close(coupling.forward_and_ladj(z_far)[0], far)
+
+
+def test_positions_are_an_offset_of_the_first_layer():
+    torch.manual_seed(0)
+    f = perturb(nn.ConvNet(2, 3, 0, context=5, positions=(4, 6)))
+    x, c = torch.randn(7, 2, 4, 6), torch.randn(7, 5)
+    offset = (c @ f.context.weight.mT)[..., None, None] + f.positions.permute(2, 0, 1)
+    torch.testing.assert_close(f(x, c), F.conv2d(x, f.first.weight, f.first.bias, padding=1) + offset)
+    assert f.positions.std() > 0
 
 
 def test_multi_scale_is_its_levels_by_hand():

@@ -137,6 +137,9 @@ MODELS: dict[str, ModelRow] = {
         lambda c: m.MultiscaleRealNVP((1, 4, 4), c, levels=2, transforms=1, hidden_channels=2, blocks=0)
     ),
     "Glow": ModelRow(lambda c: m.Glow((2, 4, 4), c, levels=2, transforms=1, hidden_channels=2)),
+    "Glow-positions": ModelRow(
+        lambda c: m.Glow((2, 4, 4), c, levels=2, transforms=1, hidden_channels=4, positions=True)
+    ),
     "NAF": ModelRow(lambda c: m.NAF(D, c, units=3, **SMALL)),
     "NAF-sampling": ModelRow(
         lambda c: m.NAF(2, c, units=2, depth=2, fast="sampling", transforms=1, hidden_features=(8,))

@@ -1,10 +1,11 @@
 r"""Convolutional networks for images, with a context.
 
 .. math::
-    h_1 = W_1 * x + V c + b_1, \qquad \theta = W_n * \sigma(h_{n-1}) + b_n
+    h_1 = W_1 * x + V c + P + b_1, \qquad \theta = W_n * \sigma(h_{n-1}) + b_n
 
 with :math:`*` a convolution that keeps height and width. The context :math:`c` is a vector: it is added to the first
-hidden layer at every pixel alike. Between the two stands either one pixel-wise layer, or residual blocks
+hidden layer at every pixel alike. The positions :math:`P`, if wanted, are free, one number per channel and pixel: they
+tell a convolution where it is. Between the two stands either one pixel-wise layer, or residual blocks
 
 .. math::
     h \leftarrow h + W'' * \sigma(W' * \sigma(h))
@@ -13,6 +14,8 @@ There is no batch normalisation: with it the density of a datum would depend on 
 averages in evaluation, two different models. Images may have any batch dimensions, and activations are kept in the
 memory format ``channels_last``, in which convolutions need no reordering.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +37,7 @@ class ConvNet(nn.Module):
             arXiv:1807.03039).
         context: Width of the context, 0 for none.
         activation: Class of the activation.
+        positions: Height and width of the images, for positions P; none when ``None``.
 
     Example:
         >>> f = ConvNet(3, 2, 8, blocks=1, context=5)
@@ -49,6 +53,7 @@ class ConvNet(nn.Module):
         blocks: int = 0,
         context: int = 0,
         activation: type[nn.Module] = nn.ReLU,
+        positions: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         if hidden_channels < 0 or blocks < 0:
@@ -58,6 +63,7 @@ class ConvNet(nn.Module):
         width = hidden_channels or out_channels
         self.first = nn.Conv2d(in_channels, width, 3, padding=1)
         self.context = nn.Linear(context, width, bias=False) if context else None
+        self.positions = None if positions is None else nn.Parameter(torch.zeros(*positions, width))
         if not hidden_channels:
             zero_(self.first)
             if self.context is not None:
@@ -73,6 +79,8 @@ class ConvNet(nn.Module):
         h = over_images(self.first, x)
         if self.context is not None:
             h = h + self.context(context)[..., None, None]
+        if self.positions is not None:
+            h = h + self.positions.movedim(-1, -3)
         return over_images(self.body, h)
 
 

@@ -123,6 +123,7 @@ class ImageCoupling(Transform):
         blocks: Its number of residual blocks; 0 for one 1x1 convolution in their place.
         context: Width of the context, 0 for none.
         activation: Class of the conditioner's activation.
+        positions: Whether the conditioner knows where in the image it is.
 
     Raises:
         ValueError: If the mask does not fit, or leaves nothing to condition on or nothing to transform.
@@ -145,6 +146,7 @@ class ImageCoupling(Transform):
         blocks: int = 0,
         context: int = 0,
         activation: type[nn.Module] = nn.ReLU,
+        positions: bool = False,
     ) -> None:
         super().__init__()
         self.event_shape = c, h, w = torch.Size(event_shape)
@@ -157,7 +159,8 @@ class ImageCoupling(Transform):
         self.parts = _Pixels(c, torch.tensor(values).reshape(h, w)) if by_pixel else _Channels(values)
         self.univariate = univariate or Affine()
         a, b = self.parts.sizes
-        self.conditioner = ConvNet(a, b * self.univariate.size, hidden_channels, blocks, context, activation)
+        network = hidden_channels, blocks, context, activation, (h, w) if positions else None
+        self.conditioner = ConvNet(a, b * self.univariate.size, *network)
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Transforms B given A."""

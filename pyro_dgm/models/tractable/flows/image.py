@@ -55,6 +55,8 @@ class MultiscaleRealNVP(FlowModel):
         hidden_channels: Hidden channels of the conditioners.
         blocks: Their residual blocks.
         activation: Class of their activation.
+        positions: Whether they know where in the image they are, by an offset of every first hidden channel at every
+            pixel: for images of things that stand in the middle, say. Published flows have convolutions alone.
         support: Where the pixels live, or the transform from the reals that leads there, such as ``Logit(0.05)``.
 
     Raises:
@@ -76,10 +78,11 @@ class MultiscaleRealNVP(FlowModel):
         hidden_channels: int = 64,
         blocks: int = 2,
         activation: type[nn.Module] = nn.ReLU,
+        positions: bool = False,
         support: constraints.Constraint | Transform = constraints.real,
     ) -> None:
         def normalized(shape: Sequence[int], masks: Sequence[Sequence]) -> list[Transform]:
-            network = (None, hidden_channels, blocks, context, activation)
+            network = (None, hidden_channels, blocks, context, activation, positions)
             return [t for mask in masks for t in (ActNorm(shape), ImageCoupling(shape, mask, *network))]
 
         def level(shape: tuple[int, int, int], last: bool) -> Transform:
@@ -119,6 +122,8 @@ class Glow(FlowModel):
         hidden_channels: Hidden channels of the conditioners.
         blocks: Residual blocks of the conditioners; 0 for the paper's network, 3x3, 1x1, 3x3.
         activation: Class of their activation.
+        positions: Whether they know where in the image they are, by an offset of every first hidden channel at every
+            pixel: for images of things that stand in the middle, say. Published flows have convolutions alone.
         support: Where the pixels live, or the transform from the reals that leads there, such as ``Logit(0.05)``.
 
     Raises:
@@ -141,16 +146,17 @@ class Glow(FlowModel):
         hidden_channels: int = 128,
         blocks: int = 0,
         activation: type[nn.Module] = nn.ReLU,
+        positions: bool = False,
         support: constraints.Constraint | Transform = constraints.real,
     ) -> None:
         def level(shape: tuple[int, int, int], last: bool) -> Transform:
             c, h, w = shape
             shape = (4 * c, h // 2, w // 2)
-            half, steps = first_half(4 * c), []
+            half, steps, common = first_half(4 * c), [], (context, activation, positions)
             for _ in range(transforms):
-                steps.append(ImageCoupling(shape, half, None, hidden_channels, blocks, context, activation))
+                steps.append(ImageCoupling(shape, half, None, hidden_channels, blocks, *common))
                 steps.append(InvertibleConvolution(4 * c).inv)
-            prior = ActNorm(shape, context) if last else ImageCoupling(shape, half, None, 0, 0, context)
+            prior = ActNorm(shape, context) if last else ImageCoupling(shape, half, None, 0, 0, *common)
             return Compose([prior, *steps, Squeeze().inv])
 
         layers = _multi_scale(event_shape, levels, 0, level)

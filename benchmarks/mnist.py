@@ -42,7 +42,7 @@ VECTORS = {
     "MAF": lambda: MAF(784, transforms=5, hidden_features=(1024,), activation=nn.ReLU),
     "RealNVP": lambda: RealNVP(784, transforms=10, hidden_features=(1024,), activation=nn.ReLU),
 }
-IMAGE = {"support": Logit(0.05), "levels": 2}
+IMAGE = {"support": Logit(0.05), "levels": 2, "positions": True}
 IMAGES = {
     "Glow": lambda: Glow((1, 28, 28), transforms=8, hidden_channels=128, **IMAGE),
     "MultiscaleRealNVP": lambda: MultiscaleRealNVP((1, 28, 28), transforms=4, hidden_channels=64, blocks=2, **IMAGE),

@@ -2,12 +2,13 @@
 
     python examples/image_flow.py                           # the digits of scikit-learn, 8x8 pixels, 17 grey levels
     python examples/image_flow.py --conditional             # one class per column
-    python examples/image_flow.py --data mnist              # MNIST, 28x28, 256 levels, by $PYRO_DGM_DATA
+    python examples/image_flow.py --data mnist --conditional  # MNIST, 28x28, 256 levels, by $PYRO_DGM_DATA
 
 Pixels are integers, so what is scored is their probability, by uniform dequantisation a lower bound of it. The logit
-takes the unit interval to the reals, where the flow's layers work. On MNIST a model of this size, trained on one core,
-learns strokes, not yet digits: Glow at most 1.51 bits/dim after 18 minutes, MultiscaleRealNVP (--hidden 32 --epochs 6)
-1.43 after 30. Samples at a temperature T < 1, whose latent is scaled by T, are more typical and less varied.
+takes the unit interval to the reals, where the flow's layers work. Digits stand in the middle of their images, so the
+conditioners are told where they are (``positions``). On a processor many small steps learn more than few large ones:
+MNIST given the class at most 1.28 bits/dim after 23 minutes of a shared core, with samples that are digits. Samples at
+a temperature T < 1, whose latent is scaled by T, are more typical and less varied.
 """
 
 import argparse
@@ -42,9 +43,9 @@ def read(data: str) -> tuple[Split, Split, int]:
 
 def make(name: str, event_shape: torch.Size, context: int, levels: int, hidden: int) -> Dequantized:
     """Returns the model of integers: a flow on images of dequantised pixels."""
-    settings = {"context": context, "levels": 2, "hidden_channels": hidden, "support": Logit(0.05)}
+    settings = {"context": context, "levels": 2, "hidden_channels": hidden, "positions": True, "support": Logit(0.05)}
     if name == "Glow":
-        flow = Glow(event_shape, transforms=4, **settings)
+        flow = Glow(event_shape, transforms=8, **settings)
     else:
         flow = MultiscaleRealNVP(event_shape, transforms=2, blocks=1, **settings)
     return Dequantized(flow, levels, num_particles=10)
@@ -56,8 +57,9 @@ def main() -> None:
     parser.add_argument("--model", choices=["Glow", "MultiscaleRealNVP"], default="Glow")
     parser.add_argument("--data", choices=["digits", "mnist"], default="digits")
     parser.add_argument("--conditional", action="store_true", help="give the model the class of the digit")
-    parser.add_argument("--epochs", type=int, help="passes over the data; 60 over the digits, 10 over MNIST")
-    parser.add_argument("--hidden", type=int, default=64, help="hidden channels")
+    parser.add_argument("--epochs", type=int, help="passes over the data; 20 over the digits, 5 over MNIST")
+    parser.add_argument("--hidden", type=int, default=32, help="hidden channels")
+    parser.add_argument("--batch", type=int, default=8, help="images per step; many small steps learn most in an hour")
     parser.add_argument("--lr", type=float, default=2e-3, help="peak learning rate")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures")
@@ -75,8 +77,8 @@ def main() -> None:
         *([classes] if given else []),
         optimizer=partial(Adam, lr=args.lr, fused=True),
         schedule=one_cycle,
-        batch_size=64,
-        max_epochs=args.epochs or (60 if args.data == "digits" else 10),
+        batch_size=args.batch,
+        max_epochs=args.epochs or (20 if args.data == "digits" else 5),
         seed=0,
     )
     seconds = time.perf_counter() - start

@@ -19,7 +19,7 @@ EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 SMALL = {
     "quickstart.py": ["--epochs", "1"],
     "hierarchical_regression.py": ["--steps", "20"],
-    "image_flow.py": ["--epochs", "1", "--hidden", "4", "--conditional"],
+    "image_flow.py": ["--epochs", "1", "--hidden", "4", "--batch", "64", "--conditional"],
     "autoregressive_images.py": ["--epochs", "1", "--hidden", "10"],
     "pretrained_encoder.py": ["--epochs", "2", "--draws", "2", "--steps", "3"],
     "inpaint_with_a_generator.py": [

@@ -66,6 +66,8 @@ def test_positions_are_an_offset_of_the_first_layer():
     offset = (c @ f.context.weight.mT)[..., None, None] + f.positions.permute(2, 0, 1)
     torch.testing.assert_close(f(x, c), F.conv2d(x, f.first.weight, f.first.bias, padding=1) + offset)
     assert f.positions.std() > 0
+    with pytest.raises(ValueError, match="expected images of 4x6"):
+        f(x[..., :1, :], c)
 
 
 def test_multi_scale_is_its_levels_by_hand():

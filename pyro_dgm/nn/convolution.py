@@ -39,6 +39,9 @@ class ConvNet(nn.Module):
         activation: Class of the activation.
         positions: Height and width of the images, for positions P; none when ``None``.
 
+    Raises:
+        ValueError: If a number is negative; with positions, when shown images of another size.
+
     Example:
         >>> f = ConvNet(3, 2, 8, blocks=1, context=5)
         >>> f(torch.zeros(10, 3, 6, 6), torch.zeros(4, 1, 5)).shape
@@ -80,6 +83,9 @@ class ConvNet(nn.Module):
         if self.context is not None:
             h = h + self.context(context)[..., None, None]
         if self.positions is not None:
+            height, width, _ = self.positions.shape
+            if x.shape[-2:] != (height, width):
+                raise ValueError(f"x: expected images of {height}x{width}, as the positions are, got {tuple(x.shape)}")
             h = h + self.positions.movedim(-1, -3)
         return over_images(self.body, h)
 

@@ -11,7 +11,7 @@ one-hot code of a class for instance, and enters every conditioner.
 Pixels are integers; a density of integers is had by dequantisation (:class:`~pyro_dgm.models.Dequantized`), and
 ``support=Logit(0.05)`` maps the unit interval, where the dequantised pixels lie, to the reals, where the layers work.
 The published 1.06 (RealNVP) and 1.05 (Glow) bits/dim on MNIST are of networks trained for days on GPUs; on a processor
-these models are for images of its size, of which a small Glow learns 1.28 in less than half an hour.
+these models are for images of its size: a small Glow, given the class, learns 1.28 in less than half an hour.
 """
 
 import math

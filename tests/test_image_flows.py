@@ -70,6 +70,14 @@ def test_positions_are_an_offset_of_the_first_layer():
         f(x[..., :1, :], c)
 
 
+@pytest.mark.parametrize("make", [Glow, MultiscaleRealNVP])
+def test_models_tell_all_of_their_conditioners_where_they_are(make):
+    for positions in (False, True):
+        flow = make((1, 4, 4), levels=2, transforms=1, hidden_channels=2, positions=positions)
+        couplings = [m for m in flow.modules() if isinstance(m, t.ImageCoupling)]
+        assert couplings and all((c.conditioner.positions is not None) == positions for c in couplings)
+
+
 def test_multi_scale_is_its_levels_by_hand():
     flow, z = perturb(_multi_scale(0)).double(), torch.randn(5, 16, dtype=torch.float64)
     fine, coarse = flow.levels

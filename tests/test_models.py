@@ -5,6 +5,7 @@ import math
 import pickle
 from functools import partial
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -136,6 +137,18 @@ def test_context_errors(name, context):
     if context:
         with pytest.raises(ValueError, match=r"expected shape \(\.\.\., 2\), got \(3, 5\)"):
             model(torch.randn(3, 5))
+        for wrong, kind in ((torch.zeros(3, 2, dtype=torch.long), "torch.int64"), (np.zeros((3, 2)), "ndarray")):
+            with pytest.raises(
+                ValueError, match=rf"context: expected a tensor of floating-point numbers, got .*{kind}"
+            ):
+                model(wrong)
+
+
+@pytest.mark.parametrize("wrong", [2.0, "3", (2, 2.5), {2}])
+def test_event_shapes_that_are_none(wrong):
+    for make in (StandardNormal, DiagonalNormal):
+        with pytest.raises(ValueError, match="event_shape: expected a number of features or the sizes of a shape, got"):
+            make(wrong)
 
 
 # --- gradients, copies ---------------------------------------------------------------------------------------------

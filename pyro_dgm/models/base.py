@@ -20,7 +20,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import pyro
@@ -33,7 +32,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from .._config import Configured
-from .._shapes import broadcast_shapes
+from .._shapes import as_shape, broadcast_shapes
 
 if TYPE_CHECKING:
     from ..objectives import Objective
@@ -70,7 +69,7 @@ class GenerativeModel(Configured, PyroModule):
         support: constraints.Constraint = constraints.real,
     ) -> None:
         super().__init__(unique_name(type(self)))
-        self.event_shape = torch.Size([int(event_shape)] if isinstance(event_shape, Integral) else event_shape)
+        self.event_shape = as_shape(event_shape)
         self.context = context
         extra = len(self.event_shape) - support.event_dim
         self.support = constraints.independent(support, extra) if extra > 0 else support
@@ -88,7 +87,7 @@ class GenerativeModel(Configured, PyroModule):
             context: The context, with shape ``batch_shape + (context,)``; ``None`` for a model without one.
 
         Raises:
-            ValueError: If a context is missing, not wanted, or of the wrong width.
+            ValueError: If a context is missing, not wanted, of the wrong width, or no floating-point tensor.
         """
         self._check_context(context)
         return self._distribution(context)
@@ -99,6 +98,11 @@ class GenerativeModel(Configured, PyroModule):
 
     def _check_context(self, context: Tensor | None) -> None:
         name = type(self).__name__
+        if context is not None and not (isinstance(context, Tensor) and context.is_floating_point()):
+            kind = f"a tensor of {context.dtype}" if isinstance(context, Tensor) else type(context).__name__
+            raise ValueError(
+                f"context: expected a tensor of floating-point numbers, got {kind}; one-hot classes as .float()"
+            )
         if context is None and self.context and not self.context_optional:
             raise ValueError(
                 f"context: {name} was built with context={self.context}, got None; pass a tensor (..., {self.context})"

@@ -15,12 +15,12 @@ the first C are the first parameter.
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
 
 import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 
+from .._shapes import as_shape
 from ..distributions import BatchMixture, UnitNormal, heads
 from ..distributions.heads.continuous import positive
 from ..nn import Parameters, leave_autocast
@@ -59,7 +59,7 @@ class _Independent(TractableModel):
         network: nn.Module | None,
         shared: Sequence[int] | None = None,
     ) -> None:
-        event_shape = torch.Size([event_shape] if isinstance(event_shape, Integral) else event_shape)
+        event_shape = as_shape(event_shape)
         super().__init__(event_shape, context, head.support_of(event_shape))
         if shared is not None and not head.dispersed:
             raise ValueError(

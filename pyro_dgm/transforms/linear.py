@@ -7,12 +7,12 @@ The log-determinant is the same for every datum (unless there is a context), and
 """
 
 from collections.abc import Sequence
-from numbers import Integral
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from .._shapes import as_shape
 from ..nn import Parameters, at_least_float32, without_autocast
 from .base import Pass, Transform, check_width
 
@@ -109,7 +109,7 @@ class ActNorm(Transform):
 
     def __init__(self, features: int | Sequence[int], context: int = 0) -> None:
         super().__init__()
-        channels, *self.pixels = [features] if isinstance(features, Integral) else features
+        channels, *self.pixels = as_shape(features, "features")
         if self.pixels:
             self.domain = self.codomain = constraints.independent(constraints.real, 1 + len(self.pixels))
         self.affine = Parameters(2 * channels)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn import functional as F
 
-from ..._shapes import broadcast_shapes
+from ..._shapes import as_shape, broadcast_shapes
 from ...distributions import PartlyObserved, heads
 from ...distributions.hierarchy import join
 from ...distributions.missing import Informed, possibly_missing, standard
@@ -64,7 +64,7 @@ class IncompleteDataModel(LatentVariableModel):
         posterior: nn.Module | None,
         num_particles: int,
     ) -> None:
-        head, shape = head or heads.Normal(), torch.Size([event_shape] if isinstance(event_shape, int) else event_shape)
+        head, shape = head or heads.Normal(), as_shape(event_shape)
         super().__init__(shape, context, possibly_missing(head.support_of(shape)))
         size = shape.numel()
         width = size * (head.size_in + 1) + context

@@ -10,11 +10,11 @@ it would overfit and cost a sum over all data. This one is a mixture of the post
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
 
 import torch
 from torch import Tensor, nn
 
+from ..._shapes import as_shape
 from ...distributions import BatchMixture, density_of
 from ...distributions.hierarchy import join
 from ..base import TractableModel
@@ -56,7 +56,7 @@ class VampPrior(TractableModel):
     ) -> None:
         if components < 1:
             raise ValueError(f"components: expected at least 1, got {components}")
-        data_shape = torch.Size([int(data_shape)] if isinstance(data_shape, Integral) else data_shape)
+        data_shape = as_shape(data_shape, "data_shape")
         latent_shape, support = promise("posterior", posterior, data_shape.numel() + context)
         super().__init__(latent_shape, context, support)
         self.posterior, self.data_shape, self.components = posterior, data_shape, components

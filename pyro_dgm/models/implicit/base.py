@@ -7,13 +7,13 @@ A model of the family is this class with networks; which game the networks play 
 """
 
 from collections.abc import Sequence
-from numbers import Integral
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from ..._shapes import as_shape
 from ...distributions import Pushforward
 from ...nn import MLP, leave_autocast
 from ...nn.critics import called, scores
@@ -125,7 +125,7 @@ def shape_of(event_shape: int | Sequence[int]) -> torch.Size:
     Raises:
         ValueError: If it has no dimension.
     """
-    shape = torch.Size([int(event_shape)] if isinstance(event_shape, Integral) else event_shape)
+    shape = as_shape(event_shape)
     if not shape:
         raise ValueError("event_shape: expected at least one dimension, got (); for one feature say 1")
     return shape

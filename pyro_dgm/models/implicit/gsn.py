@@ -18,13 +18,13 @@ papers below): nothing else is claimed of p(x), which is sampled and has no dens
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from numbers import Integral
 
 import torch
 from pyro import distributions as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..._shapes import as_shape
 from ...distributions import heads
 from ...distributions.hierarchy import concatenated, join
 from ...nn import GaussianNoise, Parameters, SaltAndPepper, leave_autocast
@@ -154,7 +154,7 @@ class GSN(StochasticNetwork):
         chains: int | None = None,
     ) -> None:
         head = head or heads.Bernoulli()
-        shape = torch.Size([event_shape] if isinstance(event_shape, Integral) else event_shape)
+        shape = as_shape(event_shape)
         if not hidden_features:
             raise ValueError("hidden_features: expected at least one hidden layer, got none")
         if head.size != head.size_in:

@@ -10,8 +10,8 @@ and Abbeel, PixelSNAIL, 2018, arXiv:1712.09763.)
 """
 
 from collections.abc import Sequence
-from numbers import Integral
 
+from ...._shapes import as_shape
 from ....distributions import heads
 from ....nn.transformer import TransformerNetwork
 from .base import Head, OneOrder
@@ -65,7 +65,7 @@ class CausalTransformer(OneOrder):
         standardize: bool = True,
     ) -> None:
         head = head or heads.Bernoulli()
-        event_shape = [int(event_shape)] if isinstance(event_shape, Integral) else event_shape
+        event_shape = as_shape(event_shape)
         conditioner = TransformerNetwork(
             event_shape, head.size, width, blocks, attention_heads, mlp_features, context, order, dropout,
             in_per_feature=head.size_in,

@@ -11,7 +11,8 @@ import pytest
 import pyro_dgm
 from pyro_dgm import models, transforms
 
-from .zoo import MODELS, TRANSFORMS
+from .zoo import MODELS
+from .zoo_transforms import TRANSFORMS
 
 PACKAGE = Path(pyro_dgm.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))

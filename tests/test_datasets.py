@@ -1,11 +1,8 @@
-"""Toy densities against their integrals and samples; readers on tiny files, wrong files, and real data."""
+"""Readers on tiny files and wrong files; levels of grey."""
 
-import copy
 import gzip
 import io
-import math
 import os
-import pickle
 import struct
 import subprocess
 import sys
@@ -13,158 +10,15 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-import pyro
 import pytest
 import torch
-from torch.distributions import biject_to
 
 from pyro_dgm import datasets
-from pyro_dgm.datasets import toy
+
+from .test_toy import TEST_FAILURE_RATE, chi_squared
 
 DATA = Path(os.environ.get("PYRO_DGM_DATA") or Path(__file__).parents[2] / "shared" / "data")
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="no real data: set PYRO_DGM_DATA")
-
-# Each chi-squared test fails for one seed in 10,000; the seeds are fixed, so it fails always or never.
-TEST_FAILURE_RATE = 1e-4
-HALF, CELLS, FINE = 8.0, 32, 12  # the square [-8, 8]^2, its cells along a side, midpoints along a cell's side
-
-
-@pytest.fixture(autouse=True)
-def seed():
-    torch.manual_seed(0)
-
-
-# -- toy densities ------------------------------------------------------------------------------------------
-
-
-def density_and_widths(p):
-    """The density at midpoints of a grid and the area of each midpoint; the funnel's grid widens with x1."""
-    n = CELLS * FINE
-    ticks = ((torch.arange(n, dtype=torch.float64) + 0.5) / n * 2 - 1) * HALF
-    x1, x2 = torch.meshgrid(ticks, ticks, indexing="ij")
-    area = torch.full_like(x1, (2 * HALF / n) ** 2)
-    if p == "funnel":
-        x1, p = 2 * x1, toy.funnel()
-        x2, area = x2 * (x1 / 2).exp(), 2 * area * (x1 / 2).exp()
-    return p.log_prob(torch.stack((x1, x2), -1)).exp(), area
-
-
-def integral(p):
-    density, area = density_and_widths(p)
-    return (density * area).sum().item()
-
-
-def chi_squared(probs, counts, n):
-    """The p-value of Pearson's test of n draws, on some of the cells; the statistic's mean is K - sum(probs).
-
-    Not ``pyro.distributions.testing.gof``: its survival function breaks off a series after 100 terms and so
-    returns 1 for a very bad fit (``chi2sf(540, 27)`` is 1.0, in truth 8e-97).
-    """
-    probs, counts = probs.double(), counts.double()
-    statistic = ((counts - n * probs) ** 2 / (n * probs)).sum()
-    return torch.special.gammaincc((len(probs) - probs.sum()) / 2, statistic / 2).item()
-
-
-def goodness_of_fit(p, log_factor=0.0, n=40_000):
-    """The p-value of samples in the cells of the grid, under exp(log_prob + log_factor)."""
-    density, area = density_and_widths(p)
-    probs = (density * area * math.exp(log_factor)).reshape(CELLS, FINE, CELLS, FINE).sum((1, 3)).flatten()
-    cell = ((p.sample((n,)) + HALF) / (2 * HALF) * CELLS).floor().long()
-    cell = cell[((cell >= 0) & (cell < CELLS)).all(-1)]
-    counts = torch.bincount(cell[:, 0] * CELLS + cell[:, 1], minlength=CELLS**2)
-    often = n * probs > 20
-    return chi_squared(probs[often], counts[often], n)
-
-
-@pytest.mark.parametrize("make", toy.ALL, ids=lambda make: make.__name__)
-def test_density_integrates_to_one(make):
-    assert integral("funnel" if make is toy.funnel else make()) == pytest.approx(1, abs=1e-4)
-
-
-@pytest.mark.parametrize("make", toy.ALL, ids=lambda make: make.__name__)
-def test_samples_agree_with_density(make):
-    assert goodness_of_fit(make()) > TEST_FAILURE_RATE
-
-
-def test_checkers_can_fail():
-    class Doubled(torch.distributions.AffineTransform):
-        def log_abs_det_jacobian(self, x, y):
-            return 2 * super().log_abs_det_jacobian(x, y)
-
-    good = toy.two_moons()
-    bad = pyro.distributions.TransformedDistribution(good.base_dist, [Doubled(0.0, 1.5, event_dim=1)])
-    assert abs(integral(bad) - 1) > 0.1
-    assert goodness_of_fit(bad) < TEST_FAILURE_RATE
-    assert goodness_of_fit(good, log_factor=0.1) < TEST_FAILURE_RATE
-
-
-@pytest.mark.parametrize("make", toy.ALL, ids=lambda make: make.__name__)
-def test_density_is_a_citizen_of_pyro(make):
-    p = make()
-    x = p.sample((4, 3))
-    assert (p.batch_shape, p.event_shape) == ((), (2,))
-    assert x.shape == (4, 3, 2) and x.dtype == torch.get_default_dtype()
-    assert p.log_prob(x).shape == (4, 3) and p.log_prob(x).isfinite().all()
-    assert p.sample().shape == (2,)
-    assert p.support.check(x).all()
-    assert biject_to(p.support)(torch.randn(2)).shape == (2,)
-    assert p.log_prob(x.double()).dtype == torch.float64
-    expanded = p.expand((3,))
-    assert expanded.batch_shape == (3,) and expanded.sample((4,)).shape == (4, 3, 2)
-    assert expanded.log_prob(x).equal(p.log_prob(x))
-    assert expanded.log_prob(x[0, 0]).shape == (3,)
-    for twin in (copy.deepcopy(p), pickle.loads(pickle.dumps(p))):
-        assert twin.log_prob(x).equal(p.log_prob(x))
-    with pyro.plate("data", 5):
-        assert pyro.sample("x", p).shape == (5, 2)
-    x.requires_grad_()
-    assert torch.autograd.grad(p.log_prob(x).sum() + x.sum() * 0, x)[0].isfinite().all()
-
-
-@pytest.mark.parametrize("make", toy.ALL, ids=lambda make: make.__name__)
-def test_density_draws_from_the_global_generator_only_when_sampled(make):
-    before = torch.get_rng_state()
-    p = make(device="cpu")
-    p.log_prob(torch.ones(2))
-    assert torch.get_rng_state().equal(before)
-    x = p.sample((5,))
-    torch.set_rng_state(before)
-    assert p.sample((5,)).equal(x)
-
-
-@pytest.mark.parametrize("make", toy.ALL, ids=lambda make: make.__name__)
-def test_density_is_finite_or_zero_at_the_origin(make):
-    value = make().log_prob(torch.zeros(2))
-    assert not value.isnan() and value < 10
-
-
-def test_checkerboard_is_zero_off_the_black_squares():
-    p = toy.checkerboard(cells=2, width=1.0)
-    x = torch.tensor([[-0.5, -0.5], [0.5, 0.5], [-0.5, 0.5], [0.5, -0.5], [3.0, 3.0], [-1.5, 0.5]])
-    torch.testing.assert_close(p.log_prob(x).exp(), torch.tensor([0.5, 0.5, 0.0, 0.0, 0.0, 0.0]))
-    assert toy.checkerboard().log_prob(toy.checkerboard().sample((100_000,))).isfinite().all()
-    with pytest.raises(ValueError, match="positive even number, got 3"):
-        toy.checkerboard(cells=3)
-
-
-def test_closed_forms():
-    x = torch.randn(50, 2)
-    normal = pyro.distributions.Normal
-    funnel = normal(0.0, 3.0).log_prob(x[:, 0]) + normal(0.0, (x[:, 0] / 2).exp()).log_prob(x[:, 1])
-    banana = normal(0.0, 1.0).log_prob(x[:, 0]) + normal(0.5 * x[:, 0] ** 2, 0.5).log_prob(x[:, 1])
-    torch.testing.assert_close(toy.funnel().log_prob(x), funnel)
-    torch.testing.assert_close(toy.banana().log_prob(x), banana)
-
-
-def test_modes_are_where_they_should_be():
-    ring = toy.eight_gaussians(radius=3.0, scale=0.1)
-    assert ring.log_prob(torch.tensor([0.0, 3.0])).exp().item() == pytest.approx(1 / (8 * 2 * math.pi * 0.01), 1e-4)
-    grid = toy.grid_gaussians()
-    assert grid.log_prob(torch.tensor([-4.0, 2.0])).exp().item() == pytest.approx(1 / (25 * 2 * math.pi * 0.01), 1e-4)
-    assert toy.rings((1.0, 2.0)).sample((2000,)).norm(dim=-1).max() < 2.6
-
-
-# -- readers ------------------------------------------------------------------------------------------------
 
 
 def idx_bytes(array, code=8):
@@ -472,95 +326,3 @@ def test_wrong_levels():
         datasets.binarize(torch.tensor([0, 255]), 1)
     with pytest.raises(ValueError, match="binarize: maximum must be positive, got 0"):
         datasets.binarize(torch.tensor([0]), 0)
-
-
-# -- the real data ------------------------------------------------------------------------------------------
-
-
-@needs_data
-def test_real_mnist():
-    images, labels = datasets.mnist(DATA / "mnist", "test")
-    assert images.shape == (10_000, 1, 28, 28) and labels[:5].tolist() == [7, 2, 1, 0, 4]
-    assert images.double().mean().item() == pytest.approx(33.79, abs=0.01)
-
-
-@needs_data
-@pytest.mark.parametrize(("name", "rows"), [("nltcs", 3236), ("dna", 1186), ("moviereview", 250)])
-def test_real_debd(name, rows):
-    assert len(datasets.debd(name, DATA / "debd", "test")) == rows
-
-
-@needs_data
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [
-        ("bostonHousing", (406, 14)),
-        ("concrete", (824, 9)),
-        ("energy", (616, 9)),
-        ("wine-quality-red", (1281, 11)),
-        ("yacht", (248, 7)),
-        ("power-plant", (7656, 5)),
-    ],
-)
-def test_real_uci(name, shape):
-    parts = datasets.uci(name, DATA / "uci")
-    assert parts.train.shape == shape and len(parts.test) == len(parts.validation)
-
-
-@needs_data
-def test_real_ionosphere():
-    assert datasets.read_table(DATA / "uci" / "ionosphere.csv.gz", range(2, 34)).shape == (351, 32)
-
-
-@needs_data
-def test_real_cifar10():
-    images, labels, classes = datasets.cifar10(DATA / "cifar10", "test", per_class=3)
-    assert images.shape == (30, 3, 32, 32) and labels.bincount().tolist() == [3] * 10 and classes[0] == "airplane"
-
-
-# -- patches and the tables of the RNADE paper -------------------------------------------------------------------
-
-
-def test_bsds300_takes_the_mean_away_and_leaves_the_last_pixel_out(tmp_path):
-    sums = np.random.default_rng(0).integers(0, 766, (50, 64)).astype(np.uint16)
-    np.savez(tmp_path / "valid.npz", rgb_sum=sums)
-    x = datasets.bsds300("valid", tmp_path)
-    assert x.shape == (50, 63)
-    y = torch.from_numpy(sums / 3) / 256
-    expected = (y - y.mean(1, keepdim=True))[:, :-1]
-    assert (x - expected).abs().max() < 1 / 256 + 1e-6
-    assert not x.equal(datasets.bsds300("valid", tmp_path, seed=1))
-    np.savez(tmp_path / "test.npz", rgb_sum=sums[:, :5])
-    np.savez(tmp_path / "train.npz", sums=sums)
-    for split, match in (("test", r"shape \(n, 64\)"), ("train", "rgb_sum"), ("all", "expected one of")):
-        with pytest.raises(ValueError, match=match):
-            datasets.bsds300(split, tmp_path)
-
-
-@needs_data
-def test_real_bsds300_scores_what_is_published_for_a_gaussian():
-    x = datasets.bsds300("valid", DATA / "bsds300").double()
-    test = datasets.bsds300("test", DATA / "bsds300")
-    assert test.shape == (50_000, 63)
-    gaussian = torch.distributions.MultivariateNormal(x.mean(0), torch.cov(x.T))
-    assert gaussian.log_prob(test.double()).mean().item() == pytest.approx(96.67, abs=1.5)
-
-
-@needs_data
-@pytest.mark.parametrize(
-    ("name", "columns", "published", "tolerance"),  # the folds of the last two are not the authors'
-    [("wine-quality-red", 11, -13.18, 0.02), ("wine-quality-white", 11, -13.20, 0.05), ("ionosphere", 32, -41.24, 0.5)],
-)
-def test_real_rnade_tables_score_what_is_published_for_a_gaussian(name, columns, published, tolerance):
-    scores, rows = [], 0
-    for fold in range(1, 11):
-        data = datasets.rnade(name, fold, DATA / "uci")
-        rows += len(data.test)
-        x = torch.cat([data.train, data.validation]).double()
-        torch.testing.assert_close(x.std(0, correction=0), torch.ones(columns).double(), atol=1e-4, rtol=0)
-        gaussian = torch.distributions.MultivariateNormal(x.mean(0), torch.cov(x.T))
-        scores.append(gaussian.log_prob(data.test.double()).mean().item())
-    assert rows == len(data.train) + len(data.validation) + len(data.test)
-    assert sum(scores) / 10 == pytest.approx(published, abs=tolerance)
-    with pytest.raises(ValueError, match="fold: expected one of"):
-        datasets.rnade(name, 0, DATA / "uci")

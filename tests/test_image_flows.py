@@ -14,7 +14,8 @@ from pyro_dgm import transforms as t
 from pyro_dgm.evaluation import held_out
 from pyro_dgm.models import Dequantized, DiagonalNormal, Glow, MultiscaleRealNVP, NormalizingFlow, RealNVP
 
-from .zoo import _multi_scale, perturb
+from .zoo import perturb
+from .zoo_transforms import multi_scale
 
 
 class Uniform(DiagonalNormal):
@@ -79,7 +80,7 @@ def test_models_tell_all_of_their_conditioners_where_they_are(make):
 
 
 def test_multi_scale_is_its_levels_by_hand():
-    flow, z = perturb(_multi_scale(0)).double(), torch.randn(5, 16, dtype=torch.float64)
+    flow, z = perturb(multi_scale(0)).double(), torch.randn(5, 16, dtype=torch.float64)
     fine, coarse = flow.levels
     h, ladj = coarse.forward_and_ladj(z[:, :8].reshape(5, 8, 1, 1))
     x, more = fine.forward_and_ladj(torch.cat([h, z[:, 8:].reshape(5, 2, 2, 2)], 1))

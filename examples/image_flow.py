@@ -7,8 +7,9 @@
 Pixels are integers, so what is scored is their probability, by uniform dequantisation a lower bound of it. The logit
 takes the unit interval to the reals, where the flow's layers work. Digits stand in the middle of their images, so the
 conditioners are told where they are (``positions``). On a processor many small steps learn more than few large ones:
-MNIST given the class at most 1.28 bits/dim after 23 minutes of a shared core, with samples that are digits. Samples at
-a temperature T < 1, whose latent is scaled by T, are more typical and less varied.
+MNIST given the class at most 1.28 bits/dim after 23 minutes of a shared core (``--model MultiscaleRealNVP --epochs 2``:
+1.36 after 19), with samples that are digits. Samples at a temperature T < 1, whose latent is scaled by T, are more
+typical and less varied.
 """
 
 import argparse

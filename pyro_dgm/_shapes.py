@@ -34,7 +34,9 @@ def broadcast_shapes(*shapes: torch.Size | tuple[int, ...]) -> torch.Size:
         >>> broadcast_shapes((5, 3), (3,)), broadcast_shapes((5, 1), (3,)), broadcast_shapes()
         (torch.Size([5, 3]), torch.Size([5, 3]), torch.Size([]))
     """
-    longest = max(shapes, key=len, default=())
-    if all(longest[len(longest) - len(shape) :] == shape for shape in shapes):
+    longest: torch.Size | tuple[int, ...] = ()
+    for shape in shapes:
+        longest = shape if len(shape) > len(longest) else longest
+    if not torch.compiler.is_compiling() and all(longest[len(longest) - len(shape) :] == shape for shape in shapes):
         return torch.Size(longest)
     return torch.broadcast_shapes(*shapes)

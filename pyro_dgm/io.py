@@ -103,7 +103,7 @@ def load(
         ) from error
     if not isinstance(model, GenerativeModel):
         raise ValueError(f"{path}: expected a generative model, got {type(model).__name__}")
-    return _fill(model, content["state"], path, assign=True).eval()
+    return _fill(model, content["state"], path, assign=True).to(device).eval()  # bounds of a support are no state
 
 
 def _build(description: str) -> Any:
@@ -200,13 +200,15 @@ def _current(owner: Configured, name: str, value: Any) -> Any:
 
 
 def _encode_constraint(value: constraints.Constraint, where: str) -> dict[str, Any]:
+    if isinstance(value, constraints.independent):
+        inner = _encode_constraint(value.base_constraint, where)
+        return {"constraint": "independent", "of": inner, "dims": value.reinterpreted_batch_ndims}
+    settings = {k: {"tensor": v.tolist()} if isinstance(v, Tensor) else v for k, v in vars(value).items()}
+    bounds = [settings[k] for k in ("lower_bound", "upper_bound") if k in settings]
     for name, known in _CONSTRAINTS.items():
-        if type(value) is type(known) and vars(value) == vars(known):
+        if type(value) is type(known) and settings == vars(known):
             return {"constraint": name}
-        bounds = [
-            b for b in (getattr(value, "lower_bound", None), getattr(value, "upper_bound", None)) if b is not None
-        ]
-        if type(value) is known and all(isinstance(b, int | float) for b in bounds):
+        if type(value) is known and all(isinstance(b, int | float | dict) for b in bounds):
             return {"constraint": name, "bounds": bounds}
     raise _NotStorable(f"{where} is the constraint {value}; those that can be stored are {', '.join(_CONSTRAINTS)}")
 
@@ -233,7 +235,15 @@ def _decode(value: Any, made: list[Any]) -> Any:
         if not (isinstance(activation, type) and issubclass(activation, nn.Module)):
             raise ValueError(f"expected an activation of torch.nn or ShiftedReLU, got {value['activation']!r}")
         return activation
+    return _decode_constraint(value)
+
+
+def _decode_constraint(value: dict[str, Any]) -> constraints.Constraint:
+    if value.get("constraint") == "independent":
+        return constraints.independent(_decode_constraint(value["of"]), value["dims"])
     known = _CONSTRAINTS.get(value.get("constraint"))
     if known is None:
         raise ValueError(f"expected a known constraint, got {value.get('constraint')!r}")
-    return known(*value["bounds"]) if isinstance(known, type) else known
+    if not isinstance(known, type):
+        return known
+    return known(*(torch.tensor(b["tensor"], device="cpu") if isinstance(b, dict) else b for b in value["bounds"]))

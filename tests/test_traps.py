@@ -83,7 +83,11 @@ def test_the_shifted_rectifier_by_definition(inplace):
     """Eager, without gradient, as it is compiled, and batched by ``vmap``; with both derivatives."""
     sigma, h = ShiftedReLU(0.4, inplace), torch.tensor([-2.0, -0.5, -0.3, 1.5], dtype=torch.float64)
     truth, v = torch.tensor([-0.4, -0.4, -0.3, 1.5], dtype=torch.float64), h.clone().requires_grad_()
-    for f in (sigma, lambda h: _Floor.apply(h, 0.4), torch.func.vmap(lambda h: _Floor.apply(h, 0.4))):
+
+    def compiled(h):
+        return _Floor.apply(h, h.new_tensor(-0.4))
+
+    for f in (sigma, compiled, torch.func.vmap(compiled)):
         assert torch.equal(f(v), truth) and torch.autograd.gradcheck(f, [v]) and torch.autograd.gradgradcheck(f, [v])
     with torch.no_grad():
         y = sigma(h)

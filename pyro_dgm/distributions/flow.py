@@ -131,8 +131,9 @@ class Proposal(dist.TorchDistribution):
         return self.flow.rsample_and_log_prob(sample_shape)
 
     def sample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
-        """Draws samples."""
-        return self.flow.sample(torch.Size(sample_shape))
+        """Draws samples, and keeps their densities if the flow is reparameterised."""
+        with torch.no_grad():
+            return self.rsample(sample_shape) if self.has_rsample else self.flow.sample(torch.Size(sample_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Returns the log-density in nats, at no cost for the latest sample."""

@@ -33,6 +33,11 @@ def integers(levels: int, event_dim: int) -> constraints.Constraint:
     return constraints.independent(constraints.integer_interval(0, levels - 1), event_dim)
 
 
+def _of_events(holds: Tensor, event_dim: int) -> Tensor:
+    """Returns for every event whether something holds of all its numbers."""
+    return holds.flatten(-event_dim).all(-1) if event_dim else holds
+
+
 class Quantized(dist.TorchDistribution):
     """The levels of continuous numbers, p(x | v): certain, given v.
 
@@ -76,7 +81,7 @@ class Quantized(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Returns 0 where the levels are those of v, else minus infinity."""
-        same = (value == self.mean).flatten(-self.event_dim).all(-1)
+        same = _of_events(value == self.mean, self.event_dim)
         return torch.where(same, 0.0, -math.inf).to(self.v.dtype)
 
 
@@ -142,8 +147,8 @@ class Dequantization(dist.TorchDistribution):
         return self._place(u.reshape(self._extended_shape(shape))), log_q - volume
 
     def _place(self, u: Tensor) -> Tensor:
-        upper = (self.x + 1) * (1 - 2 * torch.finfo(u.dtype).eps)  # below the next level even after the division
-        return torch.minimum(self.x + u, upper) / self.levels
+        margin = 2 * torch.finfo(u.dtype).eps  # what dividing and multiplying again may take away or add
+        return torch.clamp(self.x + u, self.x * (1 + margin), (self.x + 1) * (1 - margin)) / self.levels
 
     def rsample(self, sample_shape: torch.Size | Sequence[int] = ()) -> Tensor:
         """Draws reparameterised samples."""
@@ -157,9 +162,9 @@ class Dequantization(dist.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         """Returns the log-density in nats; minus infinity outside the cell of x."""
         u = self.levels * value - self.x
-        inside = ((u >= 0) & (u < 1)).flatten(-self.event_dim).all(-1)
+        inside = _of_events((u >= 0) & (u < 1), self.event_dim)
         volume = -self.event_shape.numel() * math.log(self.levels)
         if self.noise is None:
             return torch.where(inside, -volume, -math.inf).to(u.dtype)
-        u = u.clamp(0, 1).reshape(*u.shape[: -self.event_dim], *self.noise.event_shape)
+        u = u.clamp(0, 1).reshape(*u.shape[: u.dim() - self.event_dim], *self.noise.event_shape)
         return torch.where(inside, self.noise.log_prob(u) - volume, -math.inf)

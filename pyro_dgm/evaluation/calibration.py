@@ -73,7 +73,8 @@ def sbc_ranks(posterior: TorchDistribution, theta: Tensor, num_samples: int = 99
         >>> sbc_ranks(dist.Normal(x, 1.0).to_event(1), x).shape
         torch.Size([100, 1])
     """
-    return _ranks(posterior, theta, num_samples, lambda t: t.flatten(t.dim() - len(posterior.event_shape)))
+    event_dim = len(posterior.event_shape)
+    return _ranks(posterior, theta, num_samples, lambda t: t.reshape(*t.shape[: t.dim() - event_dim], -1))
 
 
 def expected_coverage(

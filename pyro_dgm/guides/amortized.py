@@ -57,7 +57,7 @@ class AutoAmortizedFlow(FlowGuide):
             distribution: ``partial(NSF, autoregressive=True)`` bends it.
         data: Maps the arguments of the model to the data that the encoder reads: a tensor whose first dimension runs
             over the plate, all of it or the present batch, or a tuple of such tensors; the first argument when
-            ``None``.
+            ``None``. As many rows as the batch has are the batch's, in its order.
         create_plates: Maps the arguments of the model to the plate, made as the model makes it. Needed where batches
             have several sizes: ``lambda x: pyro.plate("rows", 1000, subsample_size=len(x), dim=-1)``. Within an
             ``AutoGuideList`` it is an argument of the list.

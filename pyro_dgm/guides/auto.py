@@ -114,7 +114,12 @@ class AutoFlow(FlowGuide, AutoContinuous):
 
         Returns:
             The joint log-densities, with shape ``sample_shape``.
+
+        Raises:
+            ValueError: If the guide is not set up.
         """
+        if self.prototype_trace is None:
+            raise ValueError("log_prob: expected a guide that is set up, got one that was never run; call setup first")
         latent, ladj = [], []
         for name, site in self.prototype_trace.iter_stochastic_nodes():
             value, b = values[name], biject_to(site["fn"].support)

@@ -9,6 +9,9 @@ Constrained latents :math:`\theta` are the image of a vector of reals, :math:`\t
 with the learned transform :math:`T` of any flow model, and :math:`m, s` learned too, linear in a context :math:`c` if
 there is one. Flows start as the identity, so the guide starts as a narrow normal distribution around :math:`m`, the
 prior's median or wherever ``init_loc_fn`` says.
+
+Pyro's ``TraceMeanField_ELBO`` leaves :math:`\log|\det \partial b / \partial u|` out, of its own autoguides too: where
+latents are constrained take ``Trace_ELBO``, or :class:`~pyro_dgm.objectives.ELBO`, closed forms included.
 """
 
 import copy
@@ -22,10 +25,12 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from pyro.ops.stats import quantile
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from ..models.base import unique_name
 from ..models.tractable.flows import IAF, FlowModel, NormalizingFlow
 from ..transforms import ActNorm
+from ..transforms.support import elementwise
 
 MakeFlow = Callable[..., FlowModel]
 
@@ -86,15 +91,17 @@ class FlowGuide(AutoGuide):
             raise ValueError("init_loc_fn: expected values within the supports of their sites, got some on the edge")
         d = len(loc)
         flow = self._make_flow(d, context) if context else self._make_flow(d)
-        if not isinstance(flow, FlowModel) or flow.event_shape != (d,) or flow.context != context:
+        fits = isinstance(flow, FlowModel) and (flow.event_shape, flow.context) == ((d,), context)
+        if not fits or not isinstance(elementwise(flow.support), type(constraints.real)):
             raise ValueError(
-                f"flow: expected a function that makes a flow model of {d} features and context={context}, got one "
-                f"that makes {flow!r}"
+                f"flow: expected a function that makes a flow model of {d} unconstrained features and "
+                f"context={context}, got one that makes {flow!r}"
             )
         place = ActNorm(d, context)
         place.affine.value.copy_(torch.cat([loc, torch.full_like(loc, math.log(self._init_scale))]))
         place.initialized.fill_(True)
-        return NormalizingFlow(d, [flow.transform, place], context, standardize=False, base=flow.base).to(loc)
+        whole = {"standardize": False, "base": flow.base, "invertible": flow.transform.invertible}
+        return NormalizingFlow(d, [flow.transform, place], context, **whole).to(loc)
 
     def sample_posterior(self, num_samples: int, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """Draws from the posterior, outside of any program.
@@ -131,7 +138,15 @@ class FlowGuide(AutoGuide):
 
         Returns:
             The quantiles of each site, constrained, with shape ``(len(quantiles),)`` + shape of the site.
+
+        Raises:
+            ValueError: If a quantile is no number between 0 and 1, or there is no draw.
         """
+        if not all(0 <= q <= 1 for q in quantiles) or num_samples < 1:
+            raise ValueError(
+                f"quantiles, num_samples: expected numbers between 0 and 1, and at least one draw, got "
+                f"{list(quantiles)} and {num_samples}"
+            )
         draws = self.sample_posterior(num_samples, *args, **kwargs)
         return {name: quantile(x, list(quantiles)) for name, x in draws.items()}
 

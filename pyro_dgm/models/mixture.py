@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..distributions import Mixture as MixtureDistribution
+from ..transforms.base import initialized_flags
 from .base import TractableModel
 
 
@@ -37,14 +38,14 @@ class Mixture(TractableModel):
     """
 
     def __init__(self, components: Sequence[TractableModel]) -> None:
+        if len(components) < 2:
+            raise ValueError(f"components: expected at least two models, got {len(components)}")
         first, *others = components
         for k, model in enumerate(components):
             if not isinstance(model, TractableModel):
                 raise ValueError(
                     f"components: expected models with exact densities, got {type(model).__name__} at place {k}"
                 )
-        if not others:
-            raise ValueError("components: expected at least two models, got one")
         for model in others:
             if (model.event_shape, model.context) != (first.event_shape, first.context) or str(model.support) != str(
                 first.support
@@ -62,6 +63,7 @@ class Mixture(TractableModel):
         return MixtureDistribution([model._distribution(context) for model in self.components], self.logits)
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Initialises every component."""
+        """Initialises the components that have not been yet."""
         for model in self.components:
-            model.initialize(x, context)
+            if not all(initialized_flags(model)):
+                model.initialize(x, context)

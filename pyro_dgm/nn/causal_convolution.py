@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .._shapes import broadcast_shapes
+from .convolution import channels_last
 
 Apply = Callable[[nn.Module, Tensor | None], Tensor]
 """Applies a layer to its input, ``None`` where that is the part of an image which is not known yet."""
@@ -53,7 +54,7 @@ def as_batch(x: Tensor, context: Tensor | None) -> tuple[Tensor, Tensor | None, 
         single = context.shape[:-1].numel() == 1
         context = context.reshape(1, -1) if single else context.expand(*shape, -1).reshape(n, -1)
     x = x.expand(*shape, *x.shape[-3:]).reshape(n, *x.shape[-3:])
-    return x.contiguous(memory_format=torch.channels_last), context, shape
+    return channels_last(x), context, shape
 
 
 class _Contextual(nn.Conv2d):
@@ -69,7 +70,7 @@ class _Contextual(nn.Conv2d):
 
     def convolve(self, x: Tensor, weight: Tensor, context: Tensor | None) -> Tensor:
         """Returns W * x + V c + b, x having its margins; in ``channels_last``, even if x has one channel."""
-        out = F.conv2d(x, weight, self.bias, self.stride).contiguous(memory_format=torch.channels_last)
+        out = channels_last(F.conv2d(x, weight, self.bias, self.stride))
         return out if self.context is None else out + self.context(context)[..., None, None]
 
 

@@ -114,6 +114,11 @@ class Residual(nn.Module):
         return h + self.layers(h)
 
 
+def channels_last(x: Tensor) -> Tensor:
+    """Returns images in that memory format, by operations that ``torch.func.vmap`` knows too."""
+    return x.movedim(-3, -1).contiguous().movedim(-1, -3)
+
+
 def over_images(f: nn.Module, x: Tensor) -> Tensor:
     """Applies to images with any batch dimensions what wants exactly one.
 
@@ -124,7 +129,7 @@ def over_images(f: nn.Module, x: Tensor) -> Tensor:
     batch_shape = x.shape[:-3]
     if len(batch_shape) != 1:
         x = x.reshape(batch_shape.numel(), *x.shape[-3:])
-    y = f(x.contiguous(memory_format=torch.channels_last))
+    y = f(channels_last(x))
     return y if len(batch_shape) == 1 else y.reshape(*batch_shape, *y.shape[1:])
 
 

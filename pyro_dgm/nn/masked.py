@@ -22,7 +22,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from torch.nn import functional as F
 
 from .activation import in_place
 from .mlp import Table, amplified, of_rows, table, zero_
-from .walk import Conditioner, Prefix, Walk
+from .walk import Conditioner, Prefix, Walk, inverse, permutation
 
 
 class MaskedLinear(nn.Linear):
@@ -148,6 +148,7 @@ class MaskedMLP(Conditioner):
         self.residual = residual
         self.activation = activation() if residual else in_place(activation)
         self.features, self.in_per_feature, self.out_per_feature = features, in_per_feature, out_per_feature
+        self.register_load_state_dict_post_hook(_order_again)
         self.ends = [[bisect_right(layer, d) for d in range(features)] for layer in hidden]
 
     def walk(self, context: Tensor | None, size: int) -> "MaskedWalk":
@@ -172,6 +173,18 @@ class MaskedMLP(Conditioner):
             h = layer(self.activation(h), mask)
             h = h if stream is None else stream + h
         return h if self.direct is None else h + self.direct(x, masks[-1])
+
+
+def _order_again(network: MaskedMLP, _: Any) -> None:
+    """Goes by the masks that were loaded: the place of an input is the number of inputs that its output sees."""
+    first, *others = (layer.mask for layer in network.layers)
+    if not first.is_meta:
+        seen = first if network.direct is None else network.direct.mask
+        for mask in others if network.direct is None else ():
+            seen = (mask @ seen).clamp_max(1)
+        places = seen[: network.features].sum(1).long() // network.in_per_feature
+        network.order = permutation(places.tolist(), network.features)
+        network.sequence = inverse(network.order)
 
 
 class MaskedWalk(Walk):

@@ -27,7 +27,7 @@ from .._config import Configured
 from .._shapes import broadcast_shapes
 from .attention import SelfAttention
 from .batch_norm import BatchNorm
-from .convolution import doubled, halved
+from .convolution import channels_last, doubled, halved
 from .spectral import spectrally_normalized
 
 
@@ -81,7 +81,7 @@ class ResidualGenerator(Configured, nn.Module):
             batch_shape = broadcast_shapes(batch_shape, context.shape[:-1])
             context = context.expand(*batch_shape, -1).reshape(-1, context.shape[-1])
         h = self.first(z).expand(*batch_shape, -1).reshape(-1, *self.start)
-        h = h.contiguous(memory_format=torch.channels_last)
+        h = channels_last(h)
         for level, block in enumerate(self.blocks):
             h = _attend(self.attention, level, block(h, context))
         return self.last(self.norm(h, context).relu()).reshape(*batch_shape, -1, *h.shape[-2:])
@@ -141,7 +141,7 @@ class ResidualCritic(Configured, nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Returns the features that the score is linear in, with shape (*, channels)."""
-        h = x.reshape(-1, *x.shape[-3:]).contiguous(memory_format=torch.channels_last)
+        h = channels_last(x.reshape(-1, *x.shape[-3:]))
         for level, block in enumerate(self.blocks):
             h = _attend(self.attention, level, block(h))
         return h.relu().sum((-2, -1)).reshape(*x.shape[:-3], -1)

@@ -198,8 +198,8 @@ def at_least_one(name: str, value: int) -> int:
 
 
 def generative_model(model: Any) -> GenerativeModel | None:
-    """Returns the generative model that the argument is, or whose method it is (``vae.model``); else ``None``."""
-    owner = getattr(model, "__self__", model)
+    """Returns the generative model that the argument is, or whose ``model`` it is (``vae.model``); else ``None``."""
+    owner = getattr(model, "__self__", None) if getattr(model, "__name__", None) == "model" else model
     return owner if isinstance(owner, GenerativeModel) else None
 
 

@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from pyro.distributions import Delta
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
@@ -145,7 +146,16 @@ def by_site(name: str, setting: Any, sites: Sequence[str] | Mapping[str, Any]) -
 
 
 def closed_form(q: Distribution, p: Distribution) -> Tensor | None:
-    """Returns KL(q || p) in nats where a formula is registered (``torch.distributions.kl``), else ``None``."""
+    """Returns KL(q || p) in nats where a formula is registered (``torch.distributions.kl``), else ``None``.
+
+    The one that Pyro registers for ``Delta``, by which autoguides hand a constrained value on with its log-determinant,
+    leaves that out.
+    """
+    inner = q
+    while (base := getattr(inner, "base_dist", None)) is not None:
+        inner = base
+    if isinstance(inner, Delta):
+        return None
     try:
         return at_least_float32(kl_divergence(q, p))
     except NotImplementedError:

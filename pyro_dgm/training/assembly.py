@@ -23,6 +23,7 @@ from ..models.base import GenerativeModel
 from ..objectives import Objective, Player
 from ..objectives.base import BoundObjective, unique_parameters
 from ..objectives.estimators import Differentiable
+from ..transforms.base import initialized_flags
 from .compilation import FEWEST_STEPS, inductor, inductor_if_it_repays
 from .data import Batch, Batches, Source
 from .graph import buffers_of, undone
@@ -69,7 +70,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 def initialize(model: GenerativeModel, batch: Batch) -> None:
     """Fits what depends on data, once: parts that the model leaves as they are count as fitted too."""
-    flags = [flag for name, flag in model.named_buffers() if name.endswith("initialized")]
+    flags = initialized_flags(model)
     if not all(flags):
         model.initialize(*batch)
         for flag in flags:

@@ -19,7 +19,7 @@ methods, and ``initialize`` if something is to be fitted to data before training
 import torch
 from pyro.distributions import TransformModule
 from pyro.distributions.util import sum_rightmost
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Transform as TorchTransform
 from torch.distributions import constraints
 
@@ -113,6 +113,11 @@ def sum_ladj(transform: TorchTransform, x: Tensor, ladj: Tensor, event_dim: int)
     """
     extra = event_dim - transform.domain.event_dim
     return sum_rightmost(_expand_ladj(transform, x, ladj), extra) if extra > 0 else ladj
+
+
+def initialized_flags(module: nn.Module) -> list[Tensor]:
+    """Returns the buffers that say of the parts that depend on data whether they have been fitted."""
+    return [flag for name, flag in module.named_buffers() if name.endswith("initialized")]
 
 
 def check_width(name: str, x: Tensor, features: int) -> None:

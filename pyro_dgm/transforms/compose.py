@@ -23,7 +23,7 @@ from torch.distributions.transforms import _InverseTransform
 
 from .._shapes import broadcast_shapes
 from ..nn import leave_autocast, without_autocast
-from .base import Inverse, Pass, Transform, sum_ladj
+from .base import Inverse, Pass, Transform, initialized_flags, sum_ladj
 
 _ONE_WAY = (
     pyro_transforms.Planar,
@@ -54,13 +54,15 @@ class Foreign(Transform):
         self.codomain = getattr(transform, "codomain", constraints.real_vector)
         inverse = getattr(type(transform), "_inverse", None)
         self.invertible = not isinstance(transform, _ONE_WAY) and inverse is not TorchTransform._inverse
-        self._tensors: list[str] = []
-        for name, value in list(vars(transform).items()) if not isinstance(transform, nn.Module) else ():
-            if isinstance(value, nn.Module):
-                self.add_module(f"of_{name}", value)
-            elif isinstance(value, Tensor):
-                self.register_buffer(f"of_{name}", value)
-                self._tensors.append(name)
+        self._tensors: list[tuple[Any, str, str]] = []
+        for k, holder in enumerate(_plain_parts(transform)):
+            for name, value in list(vars(holder).items()):
+                own = f"of_{k}_{name}" if k else f"of_{name}"
+                if isinstance(value, nn.Module):
+                    self.add_module(own, value)
+                elif isinstance(value, Tensor):
+                    self.register_buffer(own, value)
+                    self._tensors.append((holder, name, own))
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Calls the transform, then asks for its log-determinant."""
@@ -82,8 +84,8 @@ class Foreign(Transform):
             return x, -_forget(t.log_abs_det_jacobian(x, y), t, self.transform)
 
     def _bind(self, value: Tensor, context: Tensor | None) -> tuple[Tensor, TorchTransform]:
-        for name in self._tensors:  # saved and moved as buffers, used by the transform as its own
-            setattr(self.transform, name, getattr(self, f"of_{name}"))
+        for holder, name, own in self._tensors:  # saved and moved as buffers, used by the transform as its own
+            setattr(holder, name, getattr(self, own))
         if not isinstance(self.transform, ConditionalTransform):
             return value, _forget(self.transform, self.transform)
         if context is None:
@@ -101,6 +103,15 @@ class Foreign(Transform):
         """Shape of x for a shape of y."""
         t = self.transform
         return t.inverse_shape(shape) if isinstance(t, TorchTransform) else shape
+
+
+def _plain_parts(transform: Any) -> list[Any]:
+    """Returns the transform, if it is no module, and those like it that it is made of."""
+    if isinstance(transform, nn.Module) or transform is None:
+        return []
+    inner = [getattr(transform, "base_transform", None), *getattr(transform, "parts", ())]
+    inner += getattr(transform, "transforms", ())
+    return [transform, *(part for each in inner for part in _plain_parts(each))]
 
 
 def one_way(transform: Transform) -> str:
@@ -205,7 +216,7 @@ class Compose(Transform):
         Data are passed on in chunks, and no further than the last part that has something to fit.
         """
         parts = list(self.transforms if at_input else reversed(self.transforms))
-        fitted = [any(name.endswith("initialized") for name, _ in t.named_buffers()) for t in parts]
+        fitted = [bool(initialized_flags(t)) for t in parts]
         for k, t in enumerate(parts):
             if not any(fitted[k:]):
                 return

@@ -116,8 +116,9 @@ class ImageCoupling(Transform):
 
     Args:
         event_shape: Shape (C, H, W) of an image.
-        mask: Truth values, true for what stays and conditions (A), false for what is transformed (B): one per channel
-            (see :func:`first_half`), or a table (H, W) of one per pixel (see :func:`checkerboard`).
+        mask: Truth values, a list or a tensor, true for what stays and conditions (A), false for what is transformed
+            (B): one per channel (see :func:`first_half`), or a table (H, W) of one per pixel (see
+            :func:`checkerboard`).
         univariate: The family :math:`g`; :class:`Affine` when ``None``.
         hidden_channels: Hidden channels of the conditioner, a :class:`~pyro_dgm.nn.ConvNet`; 0 for one convolution.
         blocks: Its number of residual blocks; 0 for one 1x1 convolution in their place.
@@ -140,7 +141,7 @@ class ImageCoupling(Transform):
     def __init__(
         self,
         event_shape: Sequence[int],
-        mask: Sequence[bool] | Sequence[Sequence[bool]],
+        mask: Sequence[bool] | Sequence[Sequence[bool]] | Tensor,
         univariate: Univariate | None = None,
         hidden_channels: int = 64,
         blocks: int = 0,
@@ -150,10 +151,12 @@ class ImageCoupling(Transform):
     ) -> None:
         super().__init__()
         self.event_shape = c, h, w = torch.Size(event_shape)
-        by_pixel = isinstance(mask[0], Sequence)
-        values = [bool(m) for row in mask for m in row] if by_pixel else [bool(m) for m in mask]
-        if len(values) != (h * w if by_pixel else c):
-            raise ValueError(f"mask: expected {c} truth values, or a table of {h} rows of {w}, got {len(values)}")
+        table = torch.as_tensor(mask, dtype=torch.bool, device="cpu")
+        if table.shape not in ((c,), (h, w)):
+            raise ValueError(
+                f"mask: expected {c} truth values, or a table of {h} rows of {w}, got shape {tuple(table.shape)}"
+            )
+        by_pixel, values = table.dim() == 2, table.flatten().tolist()
         if all(values) or not any(values):
             raise ValueError("mask: expected at least one true and one false, got all alike")
         self.parts = _Pixels(c, torch.tensor(values).reshape(h, w)) if by_pixel else _Channels(values)
@@ -268,10 +271,12 @@ class InvertibleConvolution(Transform):
     def initialize(self, values: Tensor, context: Tensor | None = None, *, at_input: bool = False) -> None:
         """Scales W and sets b so that ``values`` come out, on the other side, as standardised numbers rotated."""
         mean, std = moments(values.movedim(-3, -1))
+        permutation, lower, upper = self._factors()
+        norms = (permutation @ lower @ upper).norm(dim=0 if at_input else 1).to(std)  # 1, where W is still a rotation
         if at_input:  # W diag(1 / std)
-            row, column = torch.ones_like(std), 1 / std
+            row, column = torch.ones_like(std), 1 / (norms * std)
         else:  # diag(std) W = P (D L 1/D) (D U), with D the deviations in the order of L
-            row, column = self.permutation.mT @ std, torch.ones_like(std)
+            row, column = self.permutation.mT @ (std / norms), torch.ones_like(std)
         lower = row[:, None] * self.entries.tril(-1) / row
         self.entries.copy_(lower + row[:, None] * self.entries.triu(1) * column)
         self.log_scale.add_((row * column).log())

@@ -6,7 +6,9 @@ the positive numbers, a sigmoid for an interval, stick-breaking for the simplex 
 densities and gradients stay finite, and samples always satisfy ``S.check``.
 """
 
+import copy
 import math
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -36,6 +38,8 @@ class Support(Transform):
         super().__init__()
         if isinstance(constraint, constraints.stack):
             raise ValueError("constraint: constraints.stack has no joint bijection; expected constraints.cat")
+        if isinstance(constraint, constraints.cat) and any(part.event_dim for part in constraint.cseq):
+            raise ValueError("constraint: expected constraints.cat of element-wise sets, got one of sets of vectors")
         try:
             bijection = biject_to(constraint)
         except NotImplementedError as error:
@@ -44,35 +48,29 @@ class Support(Transform):
                 "for discrete data choose a discrete model"
             ) from error
         self.bijection = Foreign(bijection)
+        if constraint.event_dim < bijection.codomain.event_dim or any(_tensors(constraint)):
+            constraint = copy.deepcopy(constraint)
+            constraint.event_dim = max(constraint.event_dim, bijection.codomain.event_dim)
         self.constraint = constraint
         extra = 1 - bijection.codomain.event_dim
         self.codomain = constraints.independent(constraint, extra) if extra > 0 else constraint
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Support":
+        for holder, name in _tensors(self.constraint):
+            setattr(holder, name, fn(getattr(holder, name)))
+        return super()._apply(fn, recurse)
+
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Maps reals into the set."""
         y, ladj = self.bijection.forward_and_ladj(x)
-        return self._inside(y), self._sum(ladj)
+        return _inside(y, self.constraint), self._sum(ladj)
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
         """Maps the set to reals, its edge to a large number instead of infinity."""
         edge = -math.log(torch.finfo(y.dtype).tiny)
-        x = self.bijection.inverse_and_ladj(self._inside(y))[0]
+        x = self.bijection.inverse_and_ladj(_inside(y, self.constraint))[0]
         x = torch.nan_to_num(x, nan=math.nan, posinf=edge, neginf=-edge)
         return x, -self._sum(self.bijection.forward_and_ladj(x)[1])
-
-    def _inside(self, y: Tensor) -> Tensor:
-        """Moves values that rounding put on the edge of an element-wise set, or of the simplex, inside."""
-        info, inner = torch.finfo(y.dtype), self.constraint
-        if isinstance(inner, type(constraints.simplex)):
-            y = y.clamp_min(info.eps)
-            return y / y.sum(-1, keepdim=True)
-        inner = elementwise(inner)
-        lower, upper = getattr(inner, "lower_bound", None), getattr(inner, "upper_bound", None)
-        if lower is not None:
-            y = y.clamp_min(lower + info.eps * abs(lower) + info.tiny)
-        if upper is not None:
-            y = y.clamp_max(upper - info.eps * abs(upper) - info.tiny)
-        return y
 
     def _sum(self, ladj: Tensor) -> Tensor:
         return ladj.sum(-1) if self.bijection.domain.event_dim == 0 else ladj
@@ -84,6 +82,33 @@ class Support(Transform):
     def inverse_shape(self, shape: torch.Size) -> torch.Size:
         """Shape of x for a shape of y."""
         return self.bijection.inverse_shape(shape)
+
+
+def _inside(y: Tensor, constraint: constraints.Constraint) -> Tensor:
+    """Moves values that rounding put on the edge of an element-wise set, or of the simplex, inside."""
+    info, inner = torch.finfo(y.dtype), elementwise(constraint)
+    if isinstance(inner, constraints.cat):
+        parts = zip(y.split(inner.lengths, inner.dim), inner.cseq, strict=True)
+        return torch.cat([_inside(part, each) for part, each in parts], inner.dim)
+    if isinstance(inner, type(constraints.simplex)):
+        y = y.clamp_min(info.eps)
+        return y / y.sum(-1, keepdim=True)
+    lower, upper = getattr(inner, "lower_bound", None), getattr(inner, "upper_bound", None)
+    if lower is not None:
+        y = y.clamp_min(lower + info.eps * abs(lower) + info.tiny)
+    if upper is not None:
+        y = y.clamp_max(upper - info.eps * abs(upper) - info.tiny)
+    return y
+
+
+def _tensors(constraint: constraints.Constraint) -> Iterator[tuple[constraints.Constraint, str]]:
+    """Yields the tensors within a constraint: who holds each, and by which name."""
+    for name, value in vars(constraint).items():
+        if isinstance(value, Tensor):
+            yield constraint, name
+        for part in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(part, constraints.Constraint):
+                yield from _tensors(part)
 
 
 class Logit(Transform):

@@ -117,6 +117,9 @@ class SemiSupervisedVAE(ApproximateModel):
         flat = x.flatten(-len(self.event_shape)) if self.event_shape else x.unsqueeze(-1)
         return dist.Categorical(logits=leave_autocast(self.classifier(flat)))
 
+    def _check_context(self, context: Tensor | None) -> None:
+        super()._check_context(context.float() if isinstance(context, Tensor) else context)  # labels may be integers
+
     def _distribution(self, context: Tensor | None) -> BatchMixture:
         if context is None:
             return BatchMixture(self.vae(self.classes), self.log_class_probs)

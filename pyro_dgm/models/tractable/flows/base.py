@@ -21,7 +21,8 @@ from torch.distributions import AffineTransform, constraints
 
 from ....distributions import Flow, Proposal
 from ....transforms import Compose, Standardize, Support, Transform, as_transform
-from ....transforms.compose import one_way
+from ....transforms.base import initialized_flags
+from ....transforms.compose import one_way, pass_on
 from ....transforms.support import elementwise
 from ...base import TractableModel
 from ...parametric import StandardNormal
@@ -54,13 +55,14 @@ class FlowModel(TractableModel):
         invertible: bool = True,
     ) -> None:
         end = support if isinstance(support, Transform) else None
-        support = support if end is None else end.codomain
-        super().__init__(event_shape, context, support)
+        if end is None and not isinstance(support, type(constraints.real)):
+            end = Support(support)
+        super().__init__(event_shape, context, constraints.real if end is None else end.codomain)
         if self.event_shape.numel() < 1 or context < 0:
             raise ValueError(
                 f"features, context: expected features >= 1 and context >= 0, got {event_shape}, {context}"
             )
-        ends: list[Transform] = [] if isinstance(support, type(constraints.real)) else [end or Support(support)]
+        ends = [] if end is None else [end]
         latent = Compose(ends).inverse_shape(self.event_shape).numel()
         ends = [Standardize(latent), *ends] if standardize else ends
         learned = Compose(list(layers(latent)))
@@ -74,10 +76,7 @@ class FlowModel(TractableModel):
             if invertible and not t.invertible:
                 raise ValueError(f"transforms: {one_way(t)}, or say invertible=False if this flow is a guide")
         self.base = base or StandardNormal(latent)
-        if self.base.context not in (0, context):
-            raise ValueError(
-                f"base: expected a model without context or with context={context}, got {self.base.context}"
-            )
+        _check_base(self.base, latent, context)
 
     def _base(self, context: Tensor | None) -> TorchDistribution:
         return self.base._distribution(context if self.base.context else None)
@@ -89,7 +88,7 @@ class FlowModel(TractableModel):
         flow = Flow(base, transform, context)
         return flow if transform.invertible else Proposal(flow)
 
-    def tempered(self, temperature: float, context: Tensor | None = None) -> Flow:
+    def tempered(self, temperature: float, context: Tensor | None = None) -> Flow | Proposal:
         r"""Returns the flow whose latent is scaled, :math:`z \sim N(0, T^2 I)` where the base is standard normal.
 
         Samples at T < 1 are more typical and less varied, which is how images of flows are usually shown. It is a
@@ -107,8 +106,10 @@ class FlowModel(TractableModel):
         if not isinstance(elementwise(self.base.support), type(constraints.real)):
             raise ValueError(f"temperature: expected a flow with a latent of reals to scale, got {self.base.support}")
         p = self(context)
+        flow = p.flow if isinstance(p, Proposal) else p
         scaling = AffineTransform(0.0, float(temperature), event_dim=1)
-        return Flow(self._base(context), [scaling, p.transforms[0]], None).expand(p.batch_shape)
+        scaled = Flow(self._base(context), [scaling, flow.transforms[0]], None).expand(p.batch_shape)
+        return Proposal(scaled) if isinstance(p, Proposal) else scaled
 
     def encode(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Returns the latent z of data x, with shape (*, D): distributed as the base if the flow fits."""
@@ -121,8 +122,10 @@ class FlowModel(TractableModel):
         return self.transform.forward_value(z, context)
 
     def initialize(self, x: Tensor, context: Tensor | None = None) -> None:
-        """Fits the standardisation and the activation normalisations to training data."""
+        """Fits the standardisation, the activation normalisations and what the base has to fit to training data."""
         self.transform.initialize(x, context)
+        if not all(initialized_flags(self.base)):
+            self.base.initialize(pass_on(self.transform, x, context, False), context if self.base.context else None)
 
     def with_support(self, constraint: constraints.Constraint) -> "FlowModel":
         """Returns this flow, parameters copied, over another support of as many unconstrained features.
@@ -135,17 +138,37 @@ class FlowModel(TractableModel):
         """
         if "support" not in self.config:
             raise ValueError(f"constraint: {type(self).__name__} has one support, {self.support}, got {constraint}")
-        latent = Compose([Support(constraint)]).inverse_shape(self.event_shape)
-        if latent != self.base.event_shape:
+        latent, own = (
+            Compose([Support(constraint)]).inverse_shape(self.event_shape).numel(),
+            self.base.event_shape.numel(),
+        )
+        if latent != own:
             raise ValueError(
-                f"constraint: {constraint} leaves {latent.numel()} unconstrained features of "
-                f"{self.event_shape.numel()}, this flow has {self.base.event_shape.numel()}; construct a new one with "
-                "support=..."
+                f"constraint: {constraint} leaves {latent} unconstrained features of {self.event_shape.numel()}, this "
+                f"flow has {own}; construct a new one with support=..."
             )
         new = type(self)(**copy.deepcopy({**self.config, "support": constraint}))
-        new.to(next(itertools.chain(self.parameters(), self.buffers())))
+        new.to(next(t for t in itertools.chain(self.parameters(), self.buffers()) if t.is_floating_point()))
         new.load_state_dict(self.state_dict())
-        return new
+        for copied, parameter in zip(new.parameters(), self.parameters(), strict=True):
+            copied.requires_grad_(parameter.requires_grad)
+        return new.train(self.training)
+
+
+def _check_base(base: TractableModel, latent: int, context: int) -> None:
+    """Refuses what cannot be the latent of a flow.
+
+    Raises:
+        ValueError: If it is no exact density of as many reals, or has another context than the flow.
+    """
+    if not isinstance(base, TractableModel) or base.support.is_discrete or base.event_shape != (latent,):
+        shape = f" of shape {tuple(base.event_shape)}" if isinstance(base, TractableModel) else ""
+        raise ValueError(
+            f"base: expected a model with an exact density of {latent} continuous numbers, got "
+            f"{type(base).__name__}{shape}"
+        )
+    if base.context not in (0, context):
+        raise ValueError(f"base: expected a model without context or with context={context}, got {base.context}")
 
 
 class _Realized(Transform):

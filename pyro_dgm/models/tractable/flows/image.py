@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 from torch.distributions import constraints
 
+from ...._shapes import as_shape
 from ....transforms import (
     ActNorm,
     Compose,
@@ -174,18 +175,20 @@ def _multi_scale(
     Args:
         event_shape: Shape of an image.
         levels: Number of levels, as many as fit, but few, when ``None``.
-        unsqueezed: Number of levels, the last ones, that do not squeeze.
+        unsqueezed: Number of levels, the last ones, that do not squeeze, for which it takes more than one pixel.
         level: Makes one level from the shape of its images and whether it is the last.
     """
+    event_shape = as_shape(event_shape)
     if len(event_shape) != 3 or min(event_shape) < 1:
-        raise ValueError(f"event_shape: expected the shape (C, H, W) of an image, got {event_shape}")
+        raise ValueError(f"event_shape: expected the shape (C, H, W) of an image, got {tuple(event_shape)}")
     c, h, w = event_shape
     shared = math.gcd(h, w)
-    fitting = (shared & -shared).bit_length() - 1 + unsqueezed
+    halvings = (shared & -shared).bit_length() - 1
+    fitting = halvings + (unsqueezed if max(h, w) >> halvings > 1 else 0)
     levels = min(fitting, MOST_LEVELS) if levels is None else levels
     if not 1 <= levels <= fitting:
         raise ValueError(
-            f"levels: images of {h}x{w} can be halved {fitting - unsqueezed} times, so {fitting} levels fit, got "
+            f"levels: images of {h}x{w} can be halved {halvings} times, so {fitting} levels fit, got "
             f"{levels}; choose fewer, or pad the images"
         )
     shapes = [(2**k * c, h >> k, w >> k) for k in range(levels)]

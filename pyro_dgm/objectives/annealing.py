@@ -17,7 +17,17 @@ import torch
 from torch import Tensor, nn
 
 
-class LinearWarmup(nn.Module):
+class Counted(nn.Module):
+    """What counts training steps, in a buffer; ``fit(accumulate=...)`` has the parts of a batch count as one."""
+
+    step: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("step", torch.zeros(()))
+
+
+class LinearWarmup(Counted):
     r"""A weight that rises linearly from 1/steps to ``final`` over the first training steps; ``final`` in evaluation.
 
     Args:
@@ -30,7 +40,6 @@ class LinearWarmup(nn.Module):
         if steps < 1:
             raise ValueError(f"steps: expected at least 1, got {steps}")
         self.steps, self.final = steps, final
-        self.register_buffer("step", torch.zeros(()))
 
     def forward(self) -> Tensor | float:
         """Returns the weight, and counts a step while training."""
@@ -40,7 +49,7 @@ class LinearWarmup(nn.Module):
         return self.final * (self.step / self.steps).clamp(max=1.0)
 
 
-class CyclicalAnnealing(nn.Module):
+class CyclicalAnnealing(Counted):
     r"""A weight that rises from 0 to ``final`` several times over, and stays there; ``final`` in evaluation.
 
     Args:
@@ -62,7 +71,6 @@ class CyclicalAnnealing(nn.Module):
         if not 0 < ramp <= 1:
             raise ValueError(f"ramp: expected a share of a cycle in (0, 1], got {ramp}")
         self.steps, self.cycles, self.ramp, self.final = steps, cycles, ramp, final
-        self.register_buffer("step", torch.zeros(()))
 
     def forward(self) -> Tensor | float:
         """Returns the weight, and counts a step while training."""

@@ -12,6 +12,7 @@ To write one, inherit from :class:`Objective` and implement ``loss_of``, and ``p
 it keeps a state that is shaped as the model's data.
 """
 
+import copy
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -85,10 +86,14 @@ class Objective(PyroELBO):
         Without a draw from a global generator: ``fit`` sets its seed later.
         """
 
+    def start(self, model: Any) -> None:
+        """Starts again what :meth:`prepare` made from the model, which has been initialised since."""
+
     def __call__(self, model: Any, guide: Any = None) -> "BoundObjective":
         """Binds a model, or a model and a guide."""
-        self.prepare(model)
-        return BoundObjective(self, model, guide)
+        own = copy.copy(self)  # so that what is made for one model is not another's
+        own.prepare(model)
+        return BoundObjective(own, model, guide)
 
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The loss under the name by which Pyro asks for it."""

@@ -159,6 +159,11 @@ class PersistentContrastiveDivergence(Contrast):
         """Starts the chains."""
         self.chains = Chains(chain_of(energy_based(model)), (self.num_chains,))
 
+    def start(self, model: Any) -> None:
+        """Starts the chains again."""
+        if self.chains is not None:
+            self.chains.start(chain_of(energy_based(model)))
+
     def negative(self, model: Any, x: Tensor, context: Tensor | None) -> Tensor:
         """Returns where the chains arrive that this update moves."""
         refuse_context(self, context)
@@ -185,12 +190,22 @@ class Chains(nn.Module):
 
     def __init__(self, model: Any, shape: tuple[int, ...]) -> None:
         super().__init__()
-        like = next(model.parameters())
-        devices = [like.device] if like.device.type == "cuda" else []
-        with torch.no_grad(), torch.random.fork_rng(devices):
+        self.shape = shape
+        states = self._initial(model)
+        self.register_buffer("states", states)
+        self.register_buffer("position", torch.zeros((), dtype=torch.long, device=states.device))
+
+    @torch.no_grad()
+    def _initial(self, model: Any) -> Tensor:
+        device = next(model.parameters()).device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
             torch.manual_seed(0)
-            self.register_buffer("states", model.initial(shape))
-        self.register_buffer("position", torch.zeros((), dtype=torch.long, device=like.device))
+            return model.initial(self.shape)
+
+    def start(self, model: Any) -> None:
+        """Begins the chains again, as draws of the model's p_0."""
+        self.states.copy_(self._initial(model))
+        self.position.zero_()
 
     def window(self, size: int) -> Tensor:
         """Returns the states of the next ``size`` chains in turn."""

@@ -46,7 +46,7 @@ class RBF:
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns k, with shape (*, n, m), for x with shape (*, n, D) and y with shape (*, m, D)."""
         variance = x.shape[-1] if self.bandwidth is None else self.bandwidth**2
-        return torch.cdist(x, y).square().mul(-0.5 / variance).exp()
+        return _squared_distances(x, y).mul(-0.5 / variance).exp()
 
 
 class InverseMultiquadratic:
@@ -76,7 +76,7 @@ class InverseMultiquadratic:
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns k, with shape (*, n, m), for x with shape (*, n, D) and y with shape (*, m, D)."""
-        squared = torch.cdist(x, y).square()
+        squared = _squared_distances(x, y)
         c = [2 * x.shape[-1] * s for s in self.scales]
         return sum(each / (each + squared) for each in c) / len(c)
 
@@ -109,6 +109,10 @@ class Polynomial:
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns k, with shape (*, n, m), for x with shape (*, n, D) and y with shape (*, m, D)."""
         return (x @ y.mT / x.shape[-1] + 1) ** self.degree
+
+
+def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()  # products round far from the origin
 
 
 def squared_mmd(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:
@@ -151,6 +155,8 @@ class MaximumMeanDiscrepancy(Objective):
     Wasserstein autoencoder of a log-likelihood. (Zhao, Song and Ermon, InfoVAE, 2017, arXiv:1706.02262; Tolstikhin et
     al., Wasserstein Auto-Encoders, 2017, arXiv:1711.01558.)
 
+    A batch of a single datum, which has no discrepancy, goes without.
+
     Args:
         mmd_weight: The weight eta: a number, or a module without arguments such as
             :class:`~pyro_dgm.objectives.LinearWarmup`.
@@ -178,9 +184,11 @@ class MaximumMeanDiscrepancy(Objective):
     def loss_of(self, model: Any, guide: Any, *batch: Any, **settings: Any) -> Tensor:
         """Returns the weighted sum."""
         draws = draw(model, *batch)
-        prior = draws.p.prior.expand(draws.q.batch_shape)
-        other = prior.rsample() if prior.has_rsample else prior.sample()
-        discrepancy = squared_mmd(flat(draws.z, draws.q), flat(other, draws.q), self.kernel)
         divergence = draws.log_posterior - draws.log_prior
         loss = (weight_of(self.kl_weight) * divergence - draws.log_likelihood).mean()
-        return loss + weight_of(self.mmd_weight) * discrepancy
+        mmd_weight = weight_of(self.mmd_weight)
+        if divergence.numel() < 2:  # the last of a batch size that leaves one datum
+            return loss
+        prior = draws.p.prior.expand(draws.q.batch_shape)
+        other = prior.rsample() if prior.has_rsample else prior.sample()
+        return loss + mmd_weight * squared_mmd(flat(draws.z, draws.q), flat(other, draws.q), self.kernel)

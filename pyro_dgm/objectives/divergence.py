@@ -23,14 +23,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from pyro.distributions import Delta
+from pyro.distributions import Delta, MaskedDistribution
 from pyro.distributions.util import scale_and_mask
 from pyro.infer import Trace_ELBO
 from torch import Tensor, nn
-from torch.distributions import Distribution, kl_divergence
+from torch.distributions import Distribution, HalfCauchy, HalfNormal, kl_divergence
 
 from ..distributions import Marginal
 from ..nn import at_least_float32
+from .annealing import Counted
 
 Divergences = dict[str, Tensor]
 Weight = float | nn.Module
@@ -81,7 +82,7 @@ class FreeBits(nn.Module):
         return {s: d.clamp(min=free[s]) if s in free else d for s, d in means.items()}
 
 
-class Balance(nn.Module):
+class Balance(Counted):
     r"""Charges sites in proportion to their own divergences during the first steps, and then all alike.
 
     .. math::
@@ -106,7 +107,6 @@ class Balance(nn.Module):
         if steps < 1:
             raise ValueError(f"steps: expected at least 1, got {steps}")
         self.steps = steps
-        self.register_buffer("step", torch.zeros(()))
 
     def forward(self, divergences: Divergences) -> Divergences:
         """Returns the charges, and counts a step while training."""
@@ -148,18 +148,34 @@ def by_site(name: str, setting: Any, sites: Sequence[str] | Mapping[str, Any]) -
 def closed_form(q: Distribution, p: Distribution) -> Tensor | None:
     """Returns KL(q || p) in nats where a formula is registered (``torch.distributions.kl``), else ``None``.
 
-    The one that Pyro registers for ``Delta``, by which autoguides hand a constrained value on with its log-determinant,
-    leaves that out.
+    Left out are formulas that would be wrong: that of Pyro for ``Delta``, by which autoguides hand a constrained value
+    on, without its log-determinant; that of torch for transforms that are no bijections; and that for two masks.
     """
-    inner = q
-    while (base := getattr(inner, "base_dist", None)) is not None:
-        inner = base
-    if isinstance(inner, Delta):
+    layers, others = _layers(q), _layers(p)
+    folded = any(
+        not t.bijective
+        for layer in layers
+        if not isinstance(layer, HalfNormal | HalfCauchy)
+        for t in getattr(layer, "transforms", ())
+    )
+    if isinstance(layers[-1], Delta) or folded or _masks(layers) != _masks(others):
         return None
     try:
         return at_least_float32(kl_divergence(q, p))
     except NotImplementedError:
         return None
+
+
+def _layers(p: Distribution) -> list[Distribution]:
+    """Returns a distribution and those that it wraps, the innermost last."""
+    found = [p]
+    while (base := getattr(found[-1], "base_dist", None)) is not None:
+        found.append(base)
+    return found
+
+
+def _masks(layers: list[Distribution]) -> list[int]:
+    return [id(layer._mask) for layer in layers if isinstance(layer, MaskedDistribution)]
 
 
 def of_marginal(p: Marginal, q: Distribution, x: Tensor, num_particles: int, analytic: bool) -> Bound:
@@ -184,9 +200,11 @@ def of_programs(model: Any, guide: Any, args: Any, kwargs: Any, *, n: int, num_p
 
 
 def _of_traces(model_trace: Any, guide_trace: Any, n: int, analytic: bool) -> Bound:
+    """The terms of one draw; what the guide alone draws, before one or several latents, counts with these as one."""
     sites = {name: site for name, site in guide_trace.nodes.items() if _is_latent(site)}
     latent = {name: site for name, site in model_trace.nodes.items() if _is_latent(site)}
-    divergences = {}
+    terms: dict[str, Tensor] = {}
+    groups: list[list[str]] = []
     for name, q in sites.items():
         if not getattr(q["fn"], "has_rsample", False):
             raise ValueError(
@@ -195,19 +213,37 @@ def _of_traces(model_trace: Any, guide_trace: Any, n: int, analytic: bool) -> Bo
             )
         p = latent.get(name)  # what the model lacks is auxiliary
         total = None
-        if analytic and p is not None and _parents_come_first(name, latent, sites):
+        if analytic and p is not None and _weighed_alike(q, p) and _parents_come_first(name, latent, sites):
             total = closed_form(q["fn"], p["fn"])
         if total is not None:
             total = scale_and_mask(total.expand(q["fn"].batch_shape), q["scale"], q["mask"])
         else:
             total = q["log_prob"] if p is None else q["log_prob"] - p["log_prob"]
-        divergences[name] = at_least_float32(total) * (total.numel() / n)
+        terms[name] = at_least_float32(total)
+        if p is None or not groups or groups[-1][0] in latent:
+            groups.append([])
+        groups[-1].append(name)
+    divergences = {}
+    for group in groups:
+        names, (first, *others) = [name for name in group if name in latent], [terms[name] for name in group]
+        together = all(total.shape == first.shape for total in others)
+        total = sum(others, first) if together else sum(total.sum() for total in (first, *others))
+        divergences[", ".join(names or group)] = total * (total.numel() / n)
     observed = [site for site in model_trace.nodes.values() if site["type"] == "sample" and site["is_observed"]]
     return Bound(sum(at_least_float32(site["log_prob"]).sum() for site in observed) / n, divergences)
 
 
 def _is_latent(site: dict) -> bool:
     return site["type"] == "sample" and not site["is_observed"]
+
+
+def _weighed_alike(q: dict, p: dict) -> bool:
+    """Whether handlers have given both sites one scale and one mask."""
+    return all(q[key] is p[key] or _same_number(q[key], p[key]) for key in ("scale", "mask"))
+
+
+def _same_number(a: Any, b: Any) -> bool:
+    return isinstance(a, float | int) and isinstance(b, float | int) and a == b
 
 
 def _parents_come_first(name: str, model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any]) -> bool:

@@ -38,6 +38,11 @@ class _WeighLatents(Messenger):
 
     def _pyro_sample(self, msg: dict) -> None:
         if not (msg["is_observed"] or site_is_subsample(msg)):
+            if isinstance(self.weight, Mapping) and msg["infer"].get("is_auxiliary"):
+                raise ValueError(
+                    f"kl_weight: expected one number, since the guide draws {msg['name']!r} beside what the model "
+                    "draws; ELBO(analytic=True) tells whose divergence it belongs to"
+                )
             self.sites.add(msg["name"])
             weight = self.weight.get(msg["name"], 1.0) if isinstance(self.weight, Mapping) else self.weight
             msg["scale"] = msg["scale"] * weight

@@ -15,10 +15,11 @@ import math
 from typing import Any
 
 import torch
-from pyro.infer import RenyiELBO
+from pyro.infer import RenyiELBO, TraceEnum_ELBO
 from pyro.infer.elbo import ELBO as PyroELBO
 from pyro.infer.elbo import ELBOModule
 from pyro.infer.util import get_dependent_plate_dims, torch_sum
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 
@@ -30,12 +31,15 @@ def differentiable_loss(estimator: PyroELBO, model: Any, guide: Any, *args: Any,
         NotImplementedError: If Renyi's bound meets a guide that is not reparameterised.
     """
     check(estimator)
+    if isinstance(estimator, TraceEnum_ELBO) and not torch.is_grad_enabled():
+        return torch.as_tensor(estimator.loss(model, guide, *args, **kwargs))  # its differentiable loss insists on one
     if hasattr(estimator, "differentiable_loss"):
         return estimator.differentiable_loss(model, guide, *args, **kwargs)
-    log_w = [_log_weight(*traces) for traces in estimator._get_traces(model, guide, args, kwargs)]
+    traces = list(estimator._get_traces(model, guide, args, kwargs))
+    log_w, scale = [_log_weight(*pair) for pair in traces], _common_scale(*traces[0])
     vectorized = estimator.vectorize_particles and estimator.num_particles > 1
-    log_w, power = (log_w[0] if vectorized else torch.stack(log_w)), 1 - estimator.alpha
-    return -((power * log_w).logsumexp(0) - math.log(estimator.num_particles)).sum() / power
+    log_w, power = (log_w[0] if vectorized else torch.stack(log_w)) / scale, 1 - estimator.alpha
+    return -scale * ((power * log_w).logsumexp(0) - math.log(estimator.num_particles)).sum() / power
 
 
 def check(estimator: PyroELBO) -> None:
@@ -64,6 +68,17 @@ def _log_weight(model_trace: Any, guide_trace: Any) -> Tensor:
                 raise NotImplementedError(f"{name}: Renyi's bound needs a reparameterised guide; use Trace_ELBO")
             total = total + sign * torch_sum(site["log_prob"], dims)
     return total
+
+
+def _common_scale(*traces: Any) -> float:
+    """Returns the number of data that each one stands for, if all sites agree: it weighs log-means, not their terms."""
+    scales = [site["scale"] for t in traces for site in t.nodes.values() if _is_scored(site)]
+    numbers = [scale for scale in scales if isinstance(scale, float | int)]
+    return numbers[0] if len(numbers) == len(scales) and len(set(numbers)) == 1 else 1.0
+
+
+def _is_scored(site: dict) -> bool:
+    return site["type"] == "sample" and not site_is_subsample(site)
 
 
 class Differentiable(nn.Module):

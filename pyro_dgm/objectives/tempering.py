@@ -63,6 +63,11 @@ class ParallelTempering(Contrast):
         """Starts the chains."""
         self.chains = Chains(chain_of(energy_based(model)), (len(self.betas), self.num_chains))
 
+    def start(self, model: Any) -> None:
+        """Starts the chains again."""
+        if self.chains is not None:
+            self.chains.start(chain_of(energy_based(model)))
+
     def negative(self, model: Any, x: Tensor, context: Tensor | None) -> Tensor:
         """Returns where the chains at temperature 1 arrive."""
         refuse_context(self, context)

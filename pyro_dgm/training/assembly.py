@@ -68,13 +68,22 @@ def device_of(module: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
-def initialize(model: GenerativeModel, batch: Batch) -> None:
-    """Fits what depends on data, once: parts that the model leaves as they are count as fitted too."""
+def initialize(model: GenerativeModel, batch: Batch, module: nn.Module | None = None) -> None:
+    """Fits what depends on data, once: parts that the model leaves as they are count as fitted too.
+
+    Args:
+        model: The model.
+        batch: Data.
+        module: The model with its objective, of which what is drawn from the model starts again.
+    """
     flags = initialized_flags(model)
-    if not all(flags):
-        model.initialize(*batch)
-        for flag in flags:
-            flag.fill_(True)
+    if all(flags):
+        return
+    model.initialize(*batch)
+    for flag in flags:
+        flag.fill_(True)
+    if isinstance(module, BoundObjective):
+        module.objective.start(module.model)
 
 
 def make_game(module: nn.Module, batch: Batch, optimizer: Any, held: Source | None) -> Game:

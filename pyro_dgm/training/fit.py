@@ -164,7 +164,7 @@ def fit(
             kept.compare(saved, signature)
         # nothing is refused from here on
         if launch.first and isinstance(target, GenerativeModel):
-            initialize(target, head)
+            initialize(target, head, module)
         stack.enter_context(launch.sharing(game))
         tracing = make_tracing(launch.compilable(compile), steps, train, accumulate)
         loop = make_loop(launch, game, optimizer, schedule, gradient_clip, accumulate, steps, tracing)

@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from ..objectives import Player
+from ..objectives.annealing import Counted
 from .data import Batch
 from .graph import TensorFunction
 from .parts import copy_, full
@@ -89,6 +90,7 @@ class Move:
 
     Attributes:
         count: Steps made so far.
+        clocks: What counts steps by itself, such as a schedule of the objective.
         replay: What has been traced; ``None`` without tracing.
         step: The optimizer's step.
     """
@@ -99,6 +101,7 @@ class Move:
         self.player, self.optimizer, self.schedule = player, optimizer, schedule
         self.clip, self.accumulate = clip, accumulate
         self.count = 0
+        self.clocks: list[Counted] = []
         self.replay: Replay | None = None
         self.step: Callable[[], None] = FusedAdam(optimizer)
 
@@ -125,7 +128,11 @@ class Move:
     def _parts(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
         """The parts of a batch, each with its share of the data."""
         n = len(batch[0])
-        for part in zip(*(t.tensor_split(min(self.accumulate, n)) for t in batch), strict=True):
+        parts = zip(*(t.tensor_split(min(self.accumulate, n)) for t in batch), strict=True)
+        now = [clock.step.clone() for clock in self.clocks]
+        for part in parts:
+            for clock, step in zip(self.clocks, now, strict=True):
+                clock.step.copy_(step)  # all parts are of one step
             yield part, len(part[0]) / n
 
 
@@ -156,6 +163,7 @@ class Direct(Move):
     ) -> None:
         super().__init__(player, optimizer, schedule, clip, accumulate)
         gradients = loss_and_gradients(_within(autocast, player.loss), player.parameters)
+        self.clocks = _clocks(modules)
         one = accumulate == 1
         self.function = _then_clip(gradients, clip, _all_finite) if one else gradients
         if tracing is not None:
@@ -219,7 +227,7 @@ class Hooked(Move):
         super().__init__(player, optimizer, schedule, clip, accumulate)
         self.game, self.wrapped, self.autocast, self.scaler = game, wrapped, autocast, scaler
         self.index = game.players.index(player)
-        self.replay, self.mean = replay, mean
+        self.replay, self.mean, self.clocks = replay, mean, _clocks([game])
         if scaler is not None:
             self.step = self._scaled_step
 
@@ -256,6 +264,10 @@ class Hooked(Move):
     def _scaled_step(self) -> None:
         self.scaler.step(self.optimizer)
         self.scaler.update()
+
+
+def _clocks(modules: Sequence[nn.Module]) -> list[Counted]:
+    return [part for module in modules for part in module.modules() if isinstance(part, Counted)]
 
 
 def quote(name: str) -> str:

@@ -170,9 +170,11 @@ class EnergyBasedModel(OneSite, ApproximateModel):
 
     @torch.no_grad()
     def _fingerprint(self) -> Tensor:
-        """A number that is another one for other parameters: their sum with random signs."""
+        """A number that is another one for other parameters and data moments: their sum with random signs."""
         total: Any = 0.0
-        for k, p in enumerate(self.parameters()):
+        own = ("log_partition", "log_partition_error", "_estimated_at")
+        buffers = (b for name, b in self.named_buffers() if b.is_floating_point() and name not in own)
+        for k, p in enumerate((*self.parameters(), *buffers)):
             t = torch.arange(p.numel(), dtype=torch.float64, device=p.device) + 31 * k
             total = total + p.detach().double().flatten() @ (12.9898 * t.square()).cos()
         return total.to(self._estimated_at.dtype)

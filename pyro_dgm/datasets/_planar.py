@@ -95,7 +95,8 @@ class Board(dist.TorchDistribution):
         shape = Size(sample_shape) + self.batch_shape
         square = torch.randint(len(self.corners), shape, device=self.corners.device)
         inside = torch.rand((*shape, 2), dtype=self.corners.dtype, device=self.corners.device)
-        return self.corners[square] + inside.clamp(1e-6, 1 - 1e-6)
+        margin = max(1e-6, 4 * self.cells * torch.finfo(self.corners.dtype).eps)
+        return self.corners[square] + inside.clamp(margin, 1 - margin)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """The log-density in nats, with shape ``sample_shape + batch_shape``."""

@@ -159,6 +159,8 @@ def _decode(name: str, content: bytes, channels: int) -> Tensor:
     pillow = require("PIL.Image")
     try:
         with pillow.open(io.BytesIO(content)) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"{name}: expected 8 bits per channel, got mode {image.mode}; scale to 0..255 first")
             pixels = np.array(image.convert("RGB" if channels == 3 else "L"))
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{name}: expected an image, but {error}") from error

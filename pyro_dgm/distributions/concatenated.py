@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .._shapes import broadcast_shapes
+from .promise import Density, weakest
 
 
 class Concatenated(dist.TorchDistribution):
@@ -42,6 +43,11 @@ class Concatenated(dist.TorchDistribution):
         self.parts = [part.expand(batch_shape) for part in parts]
         self.lengths = [part.event_shape[0] for part in parts]
         super().__init__(batch_shape, torch.Size([sum(self.lengths)]), validate_args=False)
+
+    @property
+    def density(self) -> Density:
+        """What all parts promise."""
+        return weakest(self.parts)
 
     @property
     def has_rsample(self) -> bool:

@@ -152,9 +152,11 @@ class NegativeBinomial(dist.TorchDistribution):
         with torch.no_grad():
             shape = self._extended_shape(torch.Size(sample_shape))
             m, s = (at_least_float32(limited(log)) for log in (self.log_mean, self.log_r))
-            r = s.exp().clamp(min=torch.finfo(s.dtype).tiny)
-            gamma = torch._standard_gamma(r.expand(shape).contiguous())
-            return torch.poisson((gamma.log() + (m - s)).exp()).to(self.log_mean.dtype)
+            tiny = torch.finfo(s.dtype).tiny
+            r = s.exp().clamp(min=tiny).expand(shape).contiguous()
+            # a gamma variable of shape r as one of r + 1 times u^(1 / r), which may be too small for a number
+            log_gamma = torch._standard_gamma(r + 1).log() + torch.rand_like(r).clamp(min=tiny).log() / r
+            return torch.poisson((log_gamma + (m - s)).exp().clamp(max=2.0**62)).to(self.log_mean.dtype)
 
 
 def limited(log: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from .._shapes import broadcast_shapes
-from .promise import Density, density_of
+from .promise import Density, density_of, weakest
 
 
 class Mixture(dist.TorchDistribution):
@@ -28,7 +28,7 @@ class Mixture(dist.TorchDistribution):
         logits: :math:`\log w_k` up to a constant, with shape (K,).
 
     Attributes:
-        density: ``"exact"``.
+        density: What all components promise.
 
     Raises:
         ValueError: If the event shapes differ, or there are not as many logits as components.
@@ -39,7 +39,6 @@ class Mixture(dist.TorchDistribution):
         (torch.Size([3]), torch.Size([5, 3]))
     """
 
-    density: Density = "exact"
     has_rsample = False
     arg_constraints: dict[str, constraints.Constraint] = {}  # noqa: RUF012
 
@@ -55,6 +54,11 @@ class Mixture(dist.TorchDistribution):
         self.components = [p.expand(batch_shape) for p in components]
         self.logits = logits
         super().__init__(batch_shape, shapes.pop(), validate_args=validate_args)
+
+    @property
+    def density(self) -> Density:
+        """What all components promise."""
+        return weakest(self.components)
 
     @constraints.dependent_property
     def support(self) -> constraints.Constraint:

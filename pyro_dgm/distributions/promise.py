@@ -8,7 +8,8 @@
 =============== ==================================================================================
 """
 
-from typing import Literal
+from collections.abc import Iterable
+from typing import Literal, get_args
 
 from torch.distributions import Distribution
 
@@ -24,3 +25,8 @@ def density_of(distribution: Distribution) -> Density:
     while not hasattr(distribution, "density") and hasattr(distribution, "base_dist"):
         distribution = distribution.base_dist
     return getattr(distribution, "density", "exact")
+
+
+def weakest(distributions: Iterable[Distribution]) -> Density:
+    """Returns what a density made of those of several distributions promises: no more than the weakest of them."""
+    return max((density_of(p) for p in distributions), key=get_args(Density).index)

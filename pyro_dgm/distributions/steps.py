@@ -89,6 +89,8 @@ def observed_steps(x: Tensor, support: constraints.Constraint, event_dim: int) -
     """Returns sequences with something in the support in place of missing steps, and which steps are observed."""
     observed = ~has_missing(x, event_dim)
     filling = torch.zeros_like(x)
-    if not support.is_discrete:
+    if isinstance(support, type(constraints.one_hot)):
+        filling[..., 0] = 1
+    elif not support.is_discrete:
         filling = transform_to(support)(filling)
     return torch.where(observed.reshape(*observed.shape, *[1] * event_dim), x, filling), observed

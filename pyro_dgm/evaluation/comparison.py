@@ -118,7 +118,7 @@ def compare(
         A table with the rows rank, elpd, elpd_diff, se, dse and density, best model first.
 
     Raises:
-        ValueError: no model, fewer than two data, or a model that has no density (it is named).
+        ValueError: no model, fewer than two data, or a model that has no density or gives NaN (it is named).
     """
     if not models:
         raise ValueError("models: expected at least one name and model, got none.")
@@ -133,6 +133,10 @@ def compare(
                 f"models: {name!r} has no density and cannot be ranked by likelihood; leave it out and "
                 "compare its samples with evaluation.c2st or evaluation.mmd."
             ) from error
+        if log_p.isnan().any():
+            raise ValueError(
+                f"models: {name!r} scores {int(log_p.isnan().sum())} of {len(log_p)} data with NaN; leave it out."
+            )
         scores[name] = (log_p.cpu().double(), density)
     ranked = sorted(scores.items(), key=lambda item: item[1][0].sum().item(), reverse=True)
     best = ranked[0][1][0]

@@ -27,6 +27,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from .._shapes import as_shape
 from .activation import in_place
 from .causal_convolution import (
     Apply,
@@ -66,6 +67,7 @@ class RasterNetwork(Conditioner):
         kernel_sizes: Sequence[int],
         hidden_channels: int,
     ) -> None:
+        event_shape = as_shape(event_shape)
         if len(event_shape) != 3:
             raise ValueError(f"event_shape: expected (channels, height, width), got {tuple(event_shape)}")
         first, *others = kernel_sizes

@@ -22,6 +22,7 @@ as much as one pass (:class:`TransformerWalk`).
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,6 +88,7 @@ class TransformerNetwork(Conditioner):
         super().__init__(event_shape, in_per_feature, raster(event_shape) if len(event_shape) == 3 else order)
         self.register_buffer("places", torch.tensor(self.sequence))
         self.register_buffer("turns", torch.tensor(self.order))
+        self.register_load_state_dict_post_hook(_order_again)
         first, *rest = self.event_shape
         self.embed = nn.Linear(in_per_feature, width)
         self.start = nn.Parameter(torch.randn(width))
@@ -125,6 +127,12 @@ class TransformerNetwork(Conditioner):
     def walk(self, context: Tensor | None, size: int) -> "TransformerWalk":
         """Returns the walk through the numbers of ``size`` data; it knows no dropout."""
         return TransformerWalk(self, context, size)
+
+
+def _order_again(network: TransformerNetwork, _: Any) -> None:
+    """Goes by the order that was loaded."""
+    if not network.turns.is_meta:
+        network.order, network.sequence = network.turns.tolist(), network.places.tolist()
 
 
 class _Block(nn.Module):

@@ -103,8 +103,8 @@ def permutation(order: Sequence[int], size: int) -> list[int]:
         ValueError: If it is no permutation of 0..size-1.
     """
     places = [int(place) for place in order]
-    if sorted(places) != list(range(size)):
-        raise ValueError(f"order: expected a permutation of 0..{size - 1}, got {places}")
+    if sorted(places) != list(range(size)) or any(a != b for a, b in zip(places, order, strict=True)):
+        raise ValueError(f"order: expected a permutation of 0..{size - 1}, got {[*order]}")
     return places
 
 

@@ -229,6 +229,8 @@ class Seen(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Returns the log-density in nats."""
+        if self._validate_args:
+            self._validate_sample(value)
         shape = broadcast_shapes(value.shape, self.batch_shape)
         z, ladj = _run(self.univariate.forward_and_ladj, value.expand(shape), self.theta)
         return ladj - 0.5 * z.square() - 0.5 * math.log(2 * math.pi)

@@ -20,6 +20,7 @@ from ..counts import limited
 from .base import Head
 
 _STEPS = 40
+_LEAST = 2.0**-25  # noise is zero once in 2^24 draws, and stands for what is below the least other number
 
 
 class Poisson(Head):
@@ -62,6 +63,7 @@ class NegativeBinomial(Head):
     def draw(self, theta: Tensor, noise: Tensor) -> Tensor:
         """Returns the count by a quantile of its rate, and one of the count given the rate."""
         m, s = limited(theta).unbind(-1)
+        s = s.clamp(min=-80)  # below which no rate but zero is drawn, and r is no normal number
         return _poisson((_log_gamma(s, noise[..., 0]) + m - s).exp(), noise[..., 1])
 
     def embed(self, x: Tensor) -> Tensor:
@@ -71,7 +73,7 @@ class NegativeBinomial(Head):
 
 def _poisson(rate: Tensor, u: Tensor) -> Tensor:
     """Returns the least k with Q(k + 1, rate) >= u."""
-    rate, u = torch.broadcast_tensors(rate.detach(), u)
+    rate, u = torch.broadcast_tensors(rate.detach(), u.clamp(min=_LEAST))
     low, high = torch.full_like(rate, -1), (rate + 12 * rate.sqrt() + 30).ceil()
     for _ in range(_STEPS):
         k = ((low + high) / 2).floor()
@@ -81,12 +83,13 @@ def _poisson(rate: Tensor, u: Tensor) -> Tensor:
 
 
 def _log_gamma(log_r: Tensor, u: Tensor) -> Tensor:
-    """Returns the logarithm of the quantile of the gamma distribution with shape r; of one far below r, a bound."""
-    log_r, u = torch.broadcast_tensors(log_r.detach(), u)
+    """Returns the logarithm of the quantile of the gamma distribution with shape r; of one far below r, -infinity."""
+    log_r, u = torch.broadcast_tensors(log_r.detach(), u.clamp(min=_LEAST))
     r = log_r.exp()
-    low, high = log_r - 40, (r + 12 * r.sqrt() + 30).log()
+    low, high = (log_r - 40).clamp(min=-87), (r + 12 * r.sqrt() + 30).log()
+    vanishes = torch.special.gammainc(r, low.exp()) >= u
     for _ in range(_STEPS):
         y = (low + high) / 2
         below = torch.special.gammainc(r, y.exp()) < u
         low, high = torch.where(below, y, low), torch.where(below, high, y)
-    return high
+    return torch.where(vanishes, -torch.inf, high)

@@ -144,6 +144,7 @@ class MADE(ManyOrders):
 
     def given_order(self, order: Sequence[int], context: Tensor | None = None) -> Autoregressive:
         """Returns p(x | o, c), with the connections of the first mask; trained for if orders are random."""
+        self._check_context(context)
         inputs = torch.tensor(permutation(order, self.orders.shape[-1]), device=self.orders.device) + 1
         conditioner = Remasked(self.network, Degrees(inputs, self._degrees(0).hidden))
         return self._given(conditioner, context)
@@ -152,6 +153,7 @@ class MADE(ManyOrders):
         """Returns the mean of -log p(x | mask, c) over data, with a mask drawn for this batch."""
         if self.masks == 1 and not self.fresh:
             return -self(context).log_prob(x).mean()
+        self._check_context(context)
         if self.fresh:
             degrees = self._drawn(self.orders[0] + 1)
         else:

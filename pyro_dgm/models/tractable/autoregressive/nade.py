@@ -136,6 +136,7 @@ class OrderlessModel(ManyOrders):
 
     def given_order(self, order: Sequence[int], context: Tensor | None = None) -> Autoregressive:
         """Returns p(x | o, c)."""
+        self._check_context(context)
         return self._given(Ordered(self.network, order), context)
 
     def order_agnostic_loss(self, x: Tensor, context: Tensor | None = None) -> Tensor:
@@ -144,6 +145,9 @@ class OrderlessModel(ManyOrders):
         In each datum one number is unknown, and the others are known at a rate that is uniform on [0, 1]: k is then
         uniform on 0..D-1, and all sets of k are alike. (To sort random numbers would be slower by far.)
         """
+        self._check_context(context)
+        if torch.distributions.Distribution._validate_args:  # as a distribution's log_prob does
+            self(context)._validate_sample(x)
         shape, size = self.event_shape, self.event_shape.numel()
         x = x if x.is_floating_point() else x.to(next(self.network.parameters()).dtype)
         batch_shape = x.shape[: x.dim() - len(shape)]

@@ -25,7 +25,8 @@ class Autoregressive(OneOrder):
         standardize: Whether real numbers are standardised by the moments of the training data.
 
     Raises:
-        ValueError: If the head shows a number by more or fewer numbers than the network sees.
+        ValueError: If the head shows a number by more or fewer numbers than the network sees, or takes more or fewer
+            parameters than it gives.
 
     Example:
         >>> from pyro_dgm.distributions.heads import Normal
@@ -39,6 +40,11 @@ class Autoregressive(OneOrder):
             raise ValueError(
                 f"conditioner: expected one with in_per_feature={head.size_in}, by which the head shows a number, got "
                 f"{conditioner.in_per_feature}"
+            )
+        given = getattr(conditioner, "out_per_feature", head.size)
+        if given != head.size:
+            raise ValueError(
+                f"conditioner: expected one with out_per_feature={head.size}, the parameters of the head, got {given}"
             )
         super().__init__(conditioner, head, context, standardize)
 

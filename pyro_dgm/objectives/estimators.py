@@ -32,7 +32,8 @@ def differentiable_loss(estimator: PyroELBO, model: Any, guide: Any, *args: Any,
     """
     check(estimator)
     if isinstance(estimator, TraceEnum_ELBO) and not torch.is_grad_enabled():
-        return torch.as_tensor(estimator.loss(model, guide, *args, **kwargs))  # its differentiable loss insists on one
+        loss = estimator.loss(model, guide, *args, **kwargs)  # its differentiable loss insists on a gradient
+        return torch.as_tensor(loss, device="cpu")
     if hasattr(estimator, "differentiable_loss"):
         return estimator.differentiable_loss(model, guide, *args, **kwargs)
     traces = list(estimator._get_traces(model, guide, args, kwargs))

@@ -149,3 +149,10 @@ def test_missing_steps_of_classes():
 def test_numbers_are_no_shapes_of_images(make):
     with pytest.raises(ValueError, match="event_shape: expected"):
         make(4)
+
+
+def test_scores_of_numbers_have_the_shape_of_the_batch():
+    x = torch.zeros(3)
+    assert MADE(3)().expand((4,)).conditional_log_probs(x).shape == (4, 3)
+    p = MADE(3, 2)(torch.zeros(1, 2)).expand((4,))
+    assert p.conditional_log_probs(x).shape == (4, 3) and p.log_prob(x).shape == (4,)

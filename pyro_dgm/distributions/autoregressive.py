@@ -102,9 +102,7 @@ class Autoregressive(Advising, dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Returns the log-density in nats, with shape ``sample_shape + batch_shape``, in one pass."""
-        scores = self.conditional_log_probs(value).flatten(-self.event_dim).sum(-1)
-        shape = broadcast_shapes(scores.shape, self.batch_shape)
-        return scores if scores.shape == shape else scores.expand(shape)
+        return self.conditional_log_probs(value).flatten(-self.event_dim).sum(-1)
 
     def conditional_log_probs(self, value: Tensor) -> Tensor:
         """Returns log p(x_i | x_<i, c) of every number, with shape ``sample_shape + batch_shape + event_shape``.
@@ -115,7 +113,9 @@ class Autoregressive(Advising, dist.TorchDistribution):
             self._validate_sample(value)
         if not value.is_floating_point():
             value = value.to(self.conditioner.like().dtype)
-        return self.head.log_prob(value, self.parameters_of(value))
+        scores = self.head.log_prob(value, self.parameters_of(value))
+        shape = broadcast_shapes(scores.shape, self.batch_shape + self.event_shape)
+        return scores if scores.shape == shape else scores.expand(shape)
 
     def parameters_of(self, value: Tensor) -> Tensor:
         """Returns the head's parameters of every number, with shape ``(*) + event_shape + (head.size,)``."""

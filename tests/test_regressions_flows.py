@@ -167,7 +167,11 @@ def test_with_support_of_images_and_of_flows_without_weights_and_keeps_what_was_
     assert not frozen.training and not any(p.requires_grad for p in frozen.parameters())
 
 
-def test_bounds_move_with_the_flow(tmp_path):
+def test_bounds_move_with_the_flow():
+    columns = constraints.cat([BOX, constraints.real], -1, [2, 1])
+    for features, support in ((2, constraints.independent(BOX, 1)), (3, columns)):
+        flow = MAF(features, support=support).double()
+        assert flow.support.check(flow().sample((20,))).all()
     flow = MAF(2, support=BOX).double()
     assert flow.support.base_constraint.lower_bound.dtype == torch.float64
     assert BOX.lower_bound.dtype == torch.float32  # the caller's is left alone

@@ -48,9 +48,11 @@ class Support(Transform):
                 "for discrete data choose a discrete model"
             ) from error
         self.bijection = Foreign(bijection)
-        if constraint.event_dim < bijection.codomain.event_dim or any(_tensors(constraint)):
+        if any(_tensors(constraint)):  # which move with this module, the caller's staying where they are
             constraint = copy.deepcopy(constraint)
-            constraint.event_dim = max(constraint.event_dim, bijection.codomain.event_dim)
+        if constraint.event_dim < bijection.codomain.event_dim:  # Pyro's positive_ordered_vector
+            constraint = copy.copy(constraint)
+            constraint.event_dim = bijection.codomain.event_dim
         self.constraint = constraint
         extra = 1 - bijection.codomain.event_dim
         self.codomain = constraints.independent(constraint, extra) if extra > 0 else constraint

@@ -138,10 +138,8 @@ class FlowModel(TractableModel):
         """
         if "support" not in self.config:
             raise ValueError(f"constraint: {type(self).__name__} has one support, {self.support}, got {constraint}")
-        latent, own = (
-            Compose([Support(constraint)]).inverse_shape(self.event_shape).numel(),
-            self.base.event_shape.numel(),
-        )
+        latent = Compose([Support(constraint)]).inverse_shape(self.event_shape).numel()
+        own = self.base.event_shape.numel()
         if latent != own:
             raise ValueError(
                 f"constraint: {constraint} leaves {latent} unconstrained features of {self.event_shape.numel()}, this "

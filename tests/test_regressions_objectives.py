@@ -59,6 +59,9 @@ def test_charges_pay_for_the_divergence_of_an_autoguide(charge):
 
 
 def test_latents_that_a_guide_draws_together_have_one_divergence():
+    def c(loc):
+        return pyro.sample("c", dist.Normal(loc, 1.0))
+
     def model(x):
         a, b = pyro.sample("a", dist.Normal(0.0, 1.0)), pyro.sample("b", dist.LogNormal(0.0, 1.0))
         with pyro.plate("data", len(x)):
@@ -66,6 +69,8 @@ def test_latents_that_a_guide_draws_together_have_one_divergence():
 
     guide = AutoFlow(model).setup(X)
     exact = value(ELBO(num_particles=64), model, guide)
+    with pytest.raises(ValueError, match=r"kl_weight: expected latent sites among \['a, b', 'c'\], got \['d'\]"):
+        value(ELBO(kl_weight={"d": 0.5}, analytic=True), lambda x: (model(x), c(0.0)), lambda x: (guide(x), c(1.0)))
     assert value(ELBO(charges=[FreeBits(1e-3)], num_particles=64), model, guide) == pytest.approx(exact, rel=1e-5)
     with pytest.raises(ValueError, match=r"kl_weight: expected latent sites among \['a, b'\], got \['a'\]"):
         value(ELBO(kl_weight={"a": 0.5}, analytic=True), model, guide)

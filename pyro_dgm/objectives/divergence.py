@@ -220,9 +220,11 @@ def _of_traces(model_trace: Any, guide_trace: Any, n: int, analytic: bool) -> Bo
         else:
             total = q["log_prob"] if p is None else q["log_prob"] - p["log_prob"]
         terms[name] = at_least_float32(total)
-        if p is None or not groups or groups[-1][0] in latent:
-            groups.append([])
-        groups[-1].append(name)
+        drawn_before = bool(groups) and groups[-1][0] not in latent
+        if p is not None and drawn_before and (len(groups[-1]) == 1 or isinstance(_layers(q["fn"])[-1], Delta)):
+            groups[-1].append(name)
+        else:
+            groups.append([name])
     divergences = {}
     for group in groups:
         names, (first, *others) = [name for name in group if name in latent], [terms[name] for name in group]

@@ -182,7 +182,7 @@ def _order_again(network: MaskedMLP, _: Any) -> None:
         seen = first if network.direct is None else network.direct.mask
         for mask in others if network.direct is None else ():
             seen = (mask @ seen).clamp_max(1)
-        places = seen[: network.features].sum(1).long() // network.in_per_feature
+        places = (seen[: network.features] > 0).sum(1) // network.in_per_feature
         network.order = permutation(places.tolist(), network.features)
         network.sequence = inverse(network.order)
 

@@ -116,7 +116,8 @@ class Residual(nn.Module):
 
 def channels_last(x: Tensor) -> Tensor:
     """Returns images in that memory format, by operations that ``torch.func.vmap`` knows too."""
-    return x.movedim(-3, -1).contiguous().movedim(-1, -3)
+    last = x.movedim(-3, -1)
+    return x if last.is_contiguous() else last.contiguous().movedim(-1, -3)  # needless views slow backward
 
 
 def over_images(f: nn.Module, x: Tensor) -> Tensor:

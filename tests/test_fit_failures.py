@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from pyro import distributions as dist
-from torch import nn
 from torch.distributions import constraints
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -24,6 +23,7 @@ from pyro_dgm.objectives import NegativeLogLikelihood
 from pyro_dgm.training import NonFiniteError
 from pyro_dgm.training.loop import Loop
 
+from .test_faithful import Loss
 from .test_fit import X, quiet, small, weights
 
 
@@ -77,16 +77,11 @@ def test_an_overflow_in_the_last_update_of_all_is_undone(tmp_path):
 def test_validation_is_off_after_the_first_step_and_back_on_at_the_end():
     seen = []
 
-    class Loss(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(1))
+    def loss(module, x):
+        seen.append(dist.is_validation_enabled())
+        return (module.w * x).square().mean()
 
-        def forward(self, x):
-            seen.append(dist.is_validation_enabled())
-            return (self.weight * x).square().mean()
-
-    quiet(Loss(), torch.randn(64, 1), max_epochs=2, batch_size=32)
+    quiet(Loss(loss), torch.randn(64, 1), max_epochs=2, batch_size=32)
     assert seen[1:] == [True, False, False, False]  # the first call creates parameters
     assert dist.is_validation_enabled()
     with pytest.raises(NonFiniteError):

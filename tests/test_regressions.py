@@ -27,6 +27,7 @@ from pyro_dgm.models import (
 from pyro_dgm.objectives import ELBO, NegativeLogLikelihood
 from pyro_dgm.transforms import ActNorm, Compose, Coupling, LULinear, Permutation, Shift, Standardize, Support
 
+from .test_faithful import Loss
 from .zoo import perturb
 
 SMALL = {"transforms": 2, "hidden_features": (8,)}
@@ -39,17 +40,12 @@ def vae():
 def test_mixed_precision_does_not_round_the_data():
     seen = []
 
-    class Loss(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(1))
-
-        def forward(self, x):
-            seen.append(x)
-            return (self.weight * x).mean()
+    def loss(module, x):
+        seen.append(x)
+        return (module.w * x).mean()
 
     x = 2013.7 + torch.randn(64, 1)
-    fit(Loss(), x, max_epochs=1, precision="bf16-mixed", progress=False, batch_size=64)
+    fit(Loss(loss), x, max_epochs=1, precision="bf16-mixed", progress=False, batch_size=64)
     assert set(seen[-1].flatten().tolist()) == set(x.flatten().tolist())
 
 

@@ -34,9 +34,7 @@ def by_number(p: "Autoregressive", name: str) -> Tensor:
         head = p.head.at(i)
         with without_autocast(p.conditioner.like()):
             theta = walk.output()[..., : head.size]
-        number = head(theta.reshape(*shape, -1))
-        number.__dict__.pop("_validate_args", None)  # values are checked where validation is on
-        x = pyro.sample(f"{name}_{i}", number)
+        x = pyro.sample(f"{name}_{i}", head.checked(theta.reshape(*shape, -1)))
         wider = broadcast_shapes(x.shape, shape)
         if wider != shape:  # a plate or an enumeration made the batch larger: every datum goes on as several
             places = torch.arange(shape.numel(), device=x.device).reshape(shape).expand(wider)

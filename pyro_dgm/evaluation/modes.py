@@ -26,6 +26,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..objectives.discrepancy import distances
 from .vectors import blocks, centred, pair
 
 
@@ -98,7 +99,7 @@ def mode_coverage(samples: Tensor, centres: Tensor, scale: float | Tensor, *, ra
         )
     counts = torch.zeros(len(mu), dtype=torch.long, device=x.device)
     for rows in blocks(x, len(mu)):
-        distance, nearest = torch.cdist(rows, mu, compute_mode="donot_use_mm_for_euclid_dist").min(1)
+        distance, nearest = distances(rows, mu).min(1)
         counts += torch.bincount(nearest[distance <= radius * sigma.expand(len(mu))[nearest]], minlength=len(mu))
     return ModeCoverage(counts, len(x))
 

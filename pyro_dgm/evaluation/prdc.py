@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from ..objectives.discrepancy import distances
 from .vectors import blocks, centred, pair
 
 
@@ -81,11 +82,11 @@ def prdc(x: Tensor, y: Tensor, neighbours: int = 5) -> PRDC:
     balls = torch.zeros(len(y), dtype=torch.long, device=x.device)  # around data, that hold each sample
     covered, recalled = [], []
     for points, radii in zip(blocks(x, len(y)), blocks(radii_x, len(y)), strict=True):
-        distances = _distances(points, y)
-        inside = distances <= radii[:, None]
+        apart = distances(points, y)  # exact, as ties hang on it
+        inside = apart <= radii[:, None]
         balls += inside.sum(0)
         covered.append(inside.any(1))
-        recalled.append((distances <= radii_y).any(1))
+        recalled.append((apart <= radii_y).any(1))
     return PRDC(
         precision=(balls > 0).double().mean().item(),
         recall=torch.cat(recalled).double().mean().item(),
@@ -94,12 +95,7 @@ def prdc(x: Tensor, y: Tensor, neighbours: int = 5) -> PRDC:
     )
 
 
-def _distances(x: Tensor, y: Tensor) -> Tensor:
-    """The distances, equal ones to the last bit, which ties hang on, as matrix products would not have them."""
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
-
-
 def _radii(x: Tensor, neighbours: int) -> Tensor:
     """The distance of each point to its k-th nearest neighbour; the nearest of all is the point itself."""
-    nearest = [_distances(points, x).kthvalue(neighbours + 1).values for points in blocks(x, len(x))]
+    nearest = [distances(points, x).kthvalue(neighbours + 1).values for points in blocks(x, len(x))]
     return torch.cat(nearest)

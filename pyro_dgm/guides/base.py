@@ -25,12 +25,11 @@ from pyro import poutine
 from pyro.infer.autoguide import AutoGuide
 from pyro.ops.stats import quantile
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from ..models.base import unique_name
 from ..models.tractable.flows import IAF, FlowModel, NormalizingFlow
 from ..transforms import ActNorm
-from ..transforms.support import elementwise
+from ..transforms.support import is_real
 
 MakeFlow = Callable[..., FlowModel]
 
@@ -92,7 +91,7 @@ class FlowGuide(AutoGuide):
         d = len(loc)
         flow = self._make_flow(d, context) if context else self._make_flow(d)
         fits = isinstance(flow, FlowModel) and (flow.event_shape, flow.context) == ((d,), context)
-        if not fits or not isinstance(elementwise(flow.support), type(constraints.real)):
+        if not fits or not is_real(flow.support):
             raise ValueError(
                 f"flow: expected a function that makes a flow model of {d} unconstrained features and "
                 f"context={context}, got one that makes {flow!r}"

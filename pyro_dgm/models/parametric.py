@@ -77,9 +77,7 @@ class _Independent(TractableModel):
         if self.raw_scale is not None:
             loc = theta.squeeze(-1)
             theta = torch.stack([loc, self.raw_scale.expand_as(loc)], -1)
-        p = self.head(theta)
-        p.__dict__.pop("_validate_args", None)  # data are checked where validation is on, though parameters never are
-        return p.to_event(len(self.event_shape))
+        return self.head.checked(theta).to_event(len(self.event_shape))
 
     def _arranged(self, out: Tensor, context: Tensor | None) -> Tensor:
         """Returns what the network gave with shape ``batch_shape + event_shape + (P,)``."""

@@ -179,9 +179,10 @@ def _order_again(network: MaskedMLP, _: Any) -> None:
     """Goes by the masks that were loaded: the place of an input is the number of inputs that its output sees."""
     first, *others = (layer.mask for layer in network.layers)
     if not first.is_meta:
-        seen = first if network.direct is None else network.direct.mask
-        for mask in others if network.direct is None else ():
+        seen = first
+        for mask in others:
             seen = (mask @ seen).clamp_max(1)
+        seen = seen if network.direct is None else network.direct.mask
         places = (seen[: network.features] > 0).sum(1) // network.in_per_feature
         network.order = permutation(places.tolist(), network.features)
         network.sequence = inverse(network.order)

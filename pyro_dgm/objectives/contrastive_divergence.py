@@ -43,6 +43,9 @@ class Contrast(Objective):
     Args:
         penalty: Maps model, data, samples and contexts to a further term of the loss: :class:`Sparsity`,
             :class:`SquaredEnergy`, or any function.
+
+    Attributes:
+        chains: The persistent chains, where there are some.
     """
 
     measures = False
@@ -50,6 +53,12 @@ class Contrast(Objective):
     def __init__(self, penalty: Penalty | None = None) -> None:
         super().__init__()
         self.penalty = penalty
+        self.chains: Chains | None = None
+
+    def start(self, model: Any) -> None:
+        """Starts the chains again."""
+        if self.chains is not None:
+            self.chains.start(chain_of(energy_based(model)))
 
     def negative(self, model: Any, x: Tensor, context: Tensor | None) -> Tensor:
         """Returns samples of the model, without gradients: as many as there are data, or, without contexts, (m, event).
@@ -153,16 +162,10 @@ class PersistentContrastiveDivergence(Contrast):
         if not 0 <= restart < 1:
             raise ValueError(f"restart: expected a probability below 1, got {restart}")
         self.restart = restart
-        self.chains: Chains | None = None
 
     def prepare(self, model: Any) -> None:
         """Starts the chains."""
         self.chains = Chains(chain_of(energy_based(model)), (self.num_chains,))
-
-    def start(self, model: Any) -> None:
-        """Starts the chains again."""
-        if self.chains is not None:
-            self.chains.start(chain_of(energy_based(model)))
 
     def negative(self, model: Any, x: Tensor, context: Tensor | None) -> Tensor:
         """Returns where the chains arrive that this update moves."""

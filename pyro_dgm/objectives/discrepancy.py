@@ -46,7 +46,7 @@ class RBF:
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns k, with shape (*, n, m), for x with shape (*, n, D) and y with shape (*, m, D)."""
         variance = x.shape[-1] if self.bandwidth is None else self.bandwidth**2
-        return _squared_distances(x, y).mul(-0.5 / variance).exp()
+        return distances(x, y).square().mul(-0.5 / variance).exp()
 
 
 class InverseMultiquadratic:
@@ -76,7 +76,7 @@ class InverseMultiquadratic:
 
     def __call__(self, x: Tensor, y: Tensor) -> Tensor:
         """Returns k, with shape (*, n, m), for x with shape (*, n, D) and y with shape (*, m, D)."""
-        squared = _squared_distances(x, y)
+        squared = distances(x, y).square()
         c = [2 * x.shape[-1] * s for s in self.scales]
         return sum(each / (each + squared) for each in c) / len(c)
 
@@ -111,8 +111,9 @@ class Polynomial:
         return (x @ y.mT / x.shape[-1] + 1) ** self.degree
 
 
-def _squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist").square()  # products round far from the origin
+def distances(x: Tensor, y: Tensor) -> Tensor:
+    """Returns all distances |x_i - y_j|, equal ones to the last bit, also far from the origin, where products round."""
+    return torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def squared_mmd(x: Tensor, y: Tensor, kernel: Kernel) -> Tensor:

@@ -200,11 +200,10 @@ def of_programs(model: Any, guide: Any, args: Any, kwargs: Any, *, n: int, num_p
 
 
 def _of_traces(model_trace: Any, guide_trace: Any, n: int, analytic: bool) -> Bound:
-    """The terms of one draw; what the guide alone draws, before one or several latents, counts with these as one."""
+    """The terms of one draw."""
     sites = {name: site for name, site in guide_trace.nodes.items() if _is_latent(site)}
     latent = {name: site for name, site in model_trace.nodes.items() if _is_latent(site)}
     terms: dict[str, Tensor] = {}
-    groups: list[list[str]] = []
     for name, q in sites.items():
         if not getattr(q["fn"], "has_rsample", False):
             raise ValueError(
@@ -220,17 +219,13 @@ def _of_traces(model_trace: Any, guide_trace: Any, n: int, analytic: bool) -> Bo
         else:
             total = q["log_prob"] if p is None else q["log_prob"] - p["log_prob"]
         terms[name] = at_least_float32(total)
-        drawn_before = bool(groups) and groups[-1][0] not in latent
-        if p is not None and drawn_before and (len(groups[-1]) == 1 or isinstance(_layers(q["fn"])[-1], Delta)):
-            groups[-1].append(name)
-        else:
-            groups.append([name])
     divergences = {}
-    for group in groups:
-        names, (first, *others) = [name for name in group if name in latent], [terms[name] for name in group]
+    for group in _drawn_together(sites, latent):
+        first, *others = (terms[name] for name in group)
         together = all(total.shape == first.shape for total in others)
         total = sum(others, first) if together else sum(total.sum() for total in (first, *others))
-        divergences[", ".join(names or group)] = total * (total.numel() / n)
+        names = [name for name in group if name in latent] or group
+        divergences[", ".join(names)] = total * (total.numel() / n)
     observed = [site for site in model_trace.nodes.values() if site["type"] == "sample" and site["is_observed"]]
     return Bound(sum(at_least_float32(site["log_prob"]).sum() for site in observed) / n, divergences)
 
@@ -239,13 +234,26 @@ def _is_latent(site: dict) -> bool:
     return site["type"] == "sample" and not site["is_observed"]
 
 
+def _drawn_together(sites: Mapping[str, Any], latent: Mapping[str, Any]) -> list[list[str]]:
+    """Returns the guide's sites in groups that have one divergence.
+
+    What the guide alone draws belongs to the latent after it, and to all that it hands on by ``Delta``.
+    """
+    groups: list[list[str]] = []
+    for name, site in sites.items():
+        auxiliary = bool(groups) and groups[-1][0] not in latent
+        joins = auxiliary and (len(groups[-1]) == 1 or isinstance(_layers(site["fn"])[-1], Delta))
+        if name in latent and joins:
+            groups[-1].append(name)
+        else:
+            groups.append([name])
+    return groups
+
+
 def _weighed_alike(q: dict, p: dict) -> bool:
-    """Whether handlers have given both sites one scale and one mask."""
-    return all(q[key] is p[key] or _same_number(q[key], p[key]) for key in ("scale", "mask"))
-
-
-def _same_number(a: Any, b: Any) -> bool:
-    return isinstance(a, float | int) and isinstance(b, float | int) and a == b
+    """Whether handlers have given both sites one scale and one mask; tensors are one only if they are the same."""
+    pairs = [(q[key], p[key]) for key in ("scale", "mask")]
+    return all(a is b or (not isinstance(a, Tensor) and not isinstance(b, Tensor) and a == b) for a, b in pairs)
 
 
 def _parents_come_first(name: str, model_sites: Mapping[str, Any], guide_sites: Mapping[str, Any]) -> bool:

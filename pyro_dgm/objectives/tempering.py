@@ -57,16 +57,10 @@ class ParallelTempering(Contrast):
         falling = all(a > b >= 0 for a, b in zip(self.betas, self.betas[1:], strict=False))
         if len(self.betas) < 2 or self.betas[0] != 1 or not falling:
             raise ValueError(f"temperatures: expected at least 2, falling from 1, got {temperatures}")
-        self.chains: Chains | None = None
 
     def prepare(self, model: Any) -> None:
         """Starts the chains."""
         self.chains = Chains(chain_of(energy_based(model)), (len(self.betas), self.num_chains))
-
-    def start(self, model: Any) -> None:
-        """Starts the chains again."""
-        if self.chains is not None:
-            self.chains.start(chain_of(energy_based(model)))
 
     def negative(self, model: Any, x: Tensor, context: Tensor | None) -> Tensor:
         """Returns where the chains at temperature 1 arrive."""

@@ -167,6 +167,11 @@ def elementwise(constraint: constraints.Constraint) -> constraints.Constraint:
     return constraint
 
 
+def is_real(constraint: constraints.Constraint) -> bool:
+    """Whether the elements are any real numbers."""
+    return isinstance(elementwise(constraint), type(constraints.real))
+
+
 def with_support(transform: Transform, constraint: constraints.Constraint) -> Compose:
     """Returns ``transform`` followed by the bijection onto a set.
 

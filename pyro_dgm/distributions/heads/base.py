@@ -50,6 +50,12 @@ class Head(Configured):
         """
         raise NotImplementedError(f"{type(self).__name__} lacks __call__")
 
+    def checked(self, theta: Tensor) -> dist.TorchDistribution:
+        """Returns the distribution, which checks data where validation is on, though parameters never are."""
+        p = self(theta)
+        p.__dict__.pop("_validate_args", None)
+        return p
+
     def draw(self, theta: Tensor, noise: Tensor) -> Tensor:
         """Returns the number, shape (*), that noise, shape (*, noises), makes of the parameters, shape (*, P)."""
         raise NotImplementedError(f"{type(self).__name__} lacks draw")

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 MAX_UNITS, CHUNK = 20, 2**14  # units whose states are enumerated, states at a time
 
+_ESTIMATE = ("log_partition", "log_partition_error", "_estimated_at")  # buffers
+
 
 class EnergyBasedModel(OneSite, ApproximateModel):
     """What models with an energy share; subclasses implement ``energy``, ``transition`` and ``initial``.
@@ -65,7 +67,7 @@ class EnergyBasedModel(OneSite, ApproximateModel):
         if sweeps < 1:
             raise ValueError(f"sweeps: expected at least 1, got {sweeps}")
         self.enumerable, self.sweeps = enumerable, sweeps
-        for name in ("log_partition", "log_partition_error", "_estimated_at"):
+        for name in _ESTIMATE:
             self.register_buffer(name, torch.full((), torch.inf))
 
     def energy(self, x: Tensor, context: Tensor | None = None, beta: Tensor | float = 1.0) -> Tensor:
@@ -172,8 +174,7 @@ class EnergyBasedModel(OneSite, ApproximateModel):
     def _fingerprint(self) -> Tensor:
         """A number that is another one for other parameters and data moments: their sum with random signs."""
         total: Any = 0.0
-        own = ("log_partition", "log_partition_error", "_estimated_at")
-        buffers = (b for name, b in self.named_buffers() if b.is_floating_point() and name not in own)
+        buffers = (b for name, b in self.named_buffers() if b.is_floating_point() and name not in _ESTIMATE)
         for k, p in enumerate((*self.parameters(), *buffers)):
             t = torch.arange(p.numel(), dtype=torch.float64, device=p.device) + 31 * k
             total = total + p.detach().double().flatten() @ (12.9898 * t.square()).cos()

@@ -191,6 +191,5 @@ class GSN(StochasticNetwork):
         """Returns p(x | h, c), which the lowest layer determines."""
         theta = leave_autocast(F.linear(h[..., : self.widths[1]], self.weights[0].mT))
         theta = theta + self.biases(context)[..., : self.widths[0]]
-        p = self.head(theta.unflatten(-1, (*self.event_shape, self.head.size)))
-        p.__dict__.pop("_validate_args", None)  # data are checked where validation is on, though parameters never are
+        p = self.head.checked(theta.unflatten(-1, (*self.event_shape, self.head.size)))
         return p.to_event(len(self.event_shape))

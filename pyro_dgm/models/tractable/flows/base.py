@@ -23,7 +23,7 @@ from ....distributions import Flow, Proposal
 from ....transforms import Compose, Standardize, Support, Transform, as_transform
 from ....transforms.base import initialized_flags
 from ....transforms.compose import one_way, pass_on
-from ....transforms.support import elementwise
+from ....transforms.support import elementwise, is_real
 from ...base import TractableModel
 from ...parametric import StandardNormal
 
@@ -67,7 +67,7 @@ class FlowModel(TractableModel):
         ends = [Standardize(latent), *ends] if standardize else ends
         learned = Compose(list(layers(latent)))
         image = elementwise(learned.codomain)
-        if not isinstance(image, type(constraints.real)):
+        if not is_real(image):
             raise ValueError(f"transforms: expected layers from reals to reals, got {image}; say support=... instead")
         self.transform = Compose([*learned.transforms, *ends])
         for t in learned.transforms:
@@ -103,7 +103,7 @@ class FlowModel(TractableModel):
         """
         if not 0 < temperature < math.inf:
             raise ValueError(f"temperature: expected a positive number, got {temperature}")
-        if not isinstance(elementwise(self.base.support), type(constraints.real)):
+        if not is_real(self.base.support):
             raise ValueError(f"temperature: expected a flow with a latent of reals to scale, got {self.base.support}")
         p = self(context)
         flow = p.flow if isinstance(p, Proposal) else p

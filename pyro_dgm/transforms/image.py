@@ -10,7 +10,7 @@ Sohl-Dickstein and Bengio, Density estimation using Real NVP, 2016, arXiv:1605.0
 arXiv:1807.03039.)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +76,7 @@ class Squeeze(Transform):
 
 
 class _Channels(nn.Module):
-    """Channels in two parts, taken apart and put together."""
+    """The channels, which are last here, in two parts, taken apart and put together."""
 
     def __init__(self, mask: Sequence[bool]) -> None:
         super().__init__()
@@ -84,12 +84,10 @@ class _Channels(nn.Module):
         self.sizes = self.partition.sizes
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        x_a, x_b = self.partition.split(x.movedim(-3, -1))
-        return x_a.movedim(-1, -3), x_b.movedim(-1, -3)
+        return self.partition.split(x)
 
     def join(self, x_a: Tensor, y_b: Tensor, ladj: Tensor) -> Pass:
-        y = self.partition.join(x_a.movedim(-3, -1).expand(*y_b.shape[:-3], -1, -1, -1), y_b.movedim(-3, -1))
-        return y.movedim(-1, -3), ladj.sum((-3, -2, -1))
+        return self.partition.join(x_a, y_b), ladj.sum((-3, -2, -1))
 
 
 class _Pixels(nn.Module):
@@ -101,10 +99,11 @@ class _Pixels(nn.Module):
         self.sizes = (channels, channels)
 
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.where(self.mask, x, 0.0), x
+        return torch.where(self.mask[..., None], x, 0.0), x
 
     def join(self, x_a: Tensor, y_b: Tensor, ladj: Tensor) -> Pass:
-        return torch.where(self.mask, x_a, y_b), torch.where(self.mask, 0.0, ladj).sum((-3, -2, -1))
+        mask = self.mask[..., None]
+        return torch.where(mask, x_a, y_b), torch.where(mask, 0.0, ladj).sum((-3, -2, -1))
 
 
 class ImageCoupling(Transform):
@@ -167,19 +166,21 @@ class ImageCoupling(Transform):
 
     def forward_and_ladj(self, x: Tensor, context: Tensor | None = None) -> Pass:
         """Transforms B given A."""
-        check_image("ImageCoupling", x, self.event_shape)
-        x_a, x_b = self.parts.split(x)
-        return self.parts.join(x_a, *self.univariate.forward_and_ladj(x_b, self._theta(x_a, context)))
+        return self._run(x, context, self.univariate.forward_and_ladj)
 
     def inverse_and_ladj(self, y: Tensor, context: Tensor | None = None) -> Pass:
         """Restores B given A."""
-        check_image("ImageCoupling", y, self.event_shape)
-        y_a, y_b = self.parts.split(y)
-        return self.parts.join(y_a, *self.univariate.inverse_and_ladj(y_b, self._theta(y_a, context)))
+        return self._run(y, context, self.univariate.inverse_and_ladj)
 
-    def _theta(self, x_a: Tensor, context: Tensor | None) -> Tensor:
-        theta = leave_autocast(self.conditioner(REACH * torch.tanh(x_a / REACH), context))
-        return theta.unflatten(-3, (self.univariate.size, -1)).movedim(-4, -1)
+    def _run(self, v: Tensor, context: Tensor | None, g: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Pass:
+        check_image("ImageCoupling", v, self.event_shape)
+        v_a, v_b = self.parts.split(v.movedim(-3, -1))  # channels last, as memory has them
+        w, ladj = self.parts.join(v_a, *g(v_b, self._theta(v_a, context)))
+        return w.movedim(-1, -3), ladj
+
+    def _theta(self, v_a: Tensor, context: Tensor | None) -> Tensor:
+        theta = leave_autocast(self.conditioner((REACH * torch.tanh(v_a / REACH)).movedim(-1, -3), context))
+        return theta.movedim(-3, -1).unflatten(-1, (self.univariate.size, -1)).mT
 
 
 def checkerboard(height: int, width: int, first: bool = True) -> list[list[bool]]:
@@ -238,10 +239,14 @@ class InvertibleConvolution(Transform):
         self.register_buffer("initialized", torch.tensor(False))
 
     def _factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns P, L without its diagonal, and U."""
         entries, log_scale = at_least_float32(self.entries), at_least_float32(self.log_scale)
-        eye = torch.eye(len(log_scale), dtype=entries.dtype, device=entries.device)
         upper = entries.triu(1) + torch.diag_embed(self.signs * log_scale.exp())
-        return self.permutation.to(entries), entries.tril(-1) + eye, upper
+        return self.permutation.to(entries), entries.tril(-1), upper
+
+    def _weight(self) -> Tensor:
+        permutation, lower, upper = self._factors()
+        return permutation @ torch.addmm(upper, lower, upper)
 
     def _ladj(self, x: Tensor) -> Tensor:
         check_image("InvertibleConvolution", x, (len(self.log_scale), *x.shape[-2:]))
@@ -251,8 +256,7 @@ class InvertibleConvolution(Transform):
         """Multiplies every pixel by W."""
         ladj = self._ladj(x)
         with without_autocast(x):
-            permutation, lower, upper = self._factors()
-            weight = permutation @ lower @ upper
+            weight = self._weight()
             y = F.linear(x.movedim(-3, -1).to(weight), weight, self.bias.to(weight))
         return y.movedim(-1, -3).to(self.bias), ladj
 
@@ -271,8 +275,7 @@ class InvertibleConvolution(Transform):
     def initialize(self, values: Tensor, context: Tensor | None = None, *, at_input: bool = False) -> None:
         """Scales W and sets b so that ``values`` come out, on the other side, as standardised numbers rotated."""
         mean, std = moments(values.movedim(-3, -1))
-        permutation, lower, upper = self._factors()
-        norms = (permutation @ lower @ upper).norm(dim=0 if at_input else 1).to(std)  # 1, where W is still a rotation
+        norms = self._weight().norm(dim=0 if at_input else 1).to(std)  # 1, where W is still a rotation
         if at_input:  # W diag(1 / std)
             row, column = torch.ones_like(std), 1 / (norms * std)
         else:  # diag(std) W = P (D L 1/D) (D U), with D the deviations in the order of L
@@ -280,6 +283,5 @@ class InvertibleConvolution(Transform):
         lower = row[:, None] * self.entries.tril(-1) / row
         self.entries.copy_(lower + row[:, None] * self.entries.triu(1) * column)
         self.log_scale.add_((row * column).log())
-        permutation, lower, upper = self._factors()
-        self.bias.copy_(-(permutation @ lower @ upper) @ mean if at_input else mean)
+        self.bias.copy_(-self._weight() @ mean if at_input else mean)
         self.initialized.fill_(True)

@@ -22,6 +22,22 @@ def as_shape(event_shape: int | Sequence[int], name: str = "event_shape") -> tor
     return torch.Size([int(size) for size in sizes])
 
 
+def as_image_shape(event_shape: Sequence[int], name: str = "event_shape") -> torch.Size:
+    """Returns the shape (C, H, W) of an image.
+
+    Raises:
+        ValueError: If it is none.
+
+    Example:
+        >>> as_image_shape([1, 28, 28])
+        torch.Size([1, 28, 28])
+    """
+    shape = as_shape(event_shape, name)
+    if len(shape) != 3 or min(shape) < 1:
+        raise ValueError(f"{name}: expected the shape (C, H, W) of an image, got {tuple(shape)}")
+    return shape
+
+
 def broadcast_shapes(*shapes: torch.Size | tuple[int, ...]) -> torch.Size:
     """Returns what shapes broadcast to: the longest, where each is the end of it, as nearly always.
 

@@ -289,14 +289,14 @@ def test_as_many_weights_are_free_as_the_masks_leave():
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: PixelCNN((4, 4)), r"event_shape: expected \(channels, height, width\), got \(4, 4\)"),
+        (lambda: PixelCNN((4, 4)), r"event_shape: expected the shape \(C, H, W\) of an image, got \(4, 4\)"),
         (lambda: PixelCNN((1, 4, 4), kernel_size=4), "kernel_size: expected odd"),
         (lambda: PixelCNN((1, 4, 4), kernel_size=1), "kernel_size: expected odd numbers, the first at least 3"),
         (lambda: PixelCNN((3, 4, 4), hidden_channels=2), "hidden_channels: expected at least one for each of 3"),
         (lambda: PixelCNN((1, 4, 4), blocks=-1), "blocks: expected no negative number, got -1"),
         (lambda: GatedPixelCNN((1, 4, 4), layers=0), "layers: expected at least 1, got 0"),
         (lambda: GatedPixelCNN((1, 4, 4), kernel_size=2), "kernel_size: expected odd"),
-        (lambda: PixelCNNPlusPlus((4, 4)), r"event_shape: expected \(channels, height, width\), got \(4, 4\)"),
+        (lambda: PixelCNNPlusPlus((4, 4)), r"event_shape: expected the shape \(C, H, W\) of an image, got \(4, 4\)"),
         (lambda: PixelCNNPlusPlus((1, 6, 4)), "levels: expected sides that can be halved 2 times, got 6 x 4"),
         (lambda: PixelCNNPlusPlus((1, 4, 4), blocks=0), "blocks, levels: expected at least 1 of each, got 0 and 3"),
         (

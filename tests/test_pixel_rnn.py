@@ -214,7 +214,7 @@ def test_learns_that_columns_repeat(kind):
 @pytest.mark.parametrize(
     ("settings", "match"),
     [
-        ({"event_shape": (2, 3)}, r"event_shape: expected that of an image, \(C, H, W\), got \(2, 3\)"),
+        ({"event_shape": (2, 3)}, r"event_shape: expected the shape \(C, H, W\) of an image, got \(2, 3\)"),
         ({"kind": "column"}, "kind: expected 'row' or 'diagonal', got 'column'"),
         ({"blocks": 0}, "blocks: expected at least 1, got 0"),
         ({"hidden_channels": 4}, "hidden_channels: expected a multiple of the 3 colours, got 4"),

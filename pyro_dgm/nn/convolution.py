@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .._shapes import as_image_shape
 from .activation import in_place
 from .mlp import zero_
 
@@ -144,11 +145,10 @@ def halved(image_shape: torch.Size, levels: int) -> list[tuple[int, int]]:
     Raises:
         ValueError: If it is no shape of an image, or there is no level.
     """
-    if len(image_shape) != 3:
-        raise ValueError(f"image_shape: expected (channels, height, width), got {tuple(image_shape)}")
+    _, height, width = as_image_shape(image_shape, "image_shape")
     if levels < 1:
         raise ValueError("channels: expected at least one level, got none; GatedMLP and MLP are without")
-    sizes = [(image_shape[1], image_shape[2])]
+    sizes = [(height, width)]
     for _ in range(levels):
         height, width = sizes[-1]
         sizes.append((-(-height // 2), -(-width // 2)))

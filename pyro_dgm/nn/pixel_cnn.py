@@ -27,7 +27,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .._shapes import as_shape
+from .._shapes import as_image_shape
 from .activation import in_place
 from .causal_convolution import (
     Apply,
@@ -67,9 +67,7 @@ class RasterNetwork(Conditioner):
         kernel_sizes: Sequence[int],
         hidden_channels: int,
     ) -> None:
-        event_shape = as_shape(event_shape)
-        if len(event_shape) != 3:
-            raise ValueError(f"event_shape: expected (channels, height, width), got {tuple(event_shape)}")
+        event_shape = as_image_shape(event_shape)
         first, *others = kernel_sizes
         if first < 3 or any(k < 1 for k in others) or any(k % 2 == 0 for k in kernel_sizes):
             raise ValueError(f"kernel_size: expected odd numbers, the first at least 3, got {[*kernel_sizes]}")

@@ -19,7 +19,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from .._shapes import as_shape, broadcast_shapes
+from .._shapes import as_image_shape, broadcast_shapes
 from .causal_convolution import CausalConv2d, groups_of
 from .convolution import over_images
 from .convolutional_lstm import ColourLinear, DiagonalBiLSTM, RowLSTM
@@ -68,9 +68,7 @@ class PixelRNNNetwork(Conditioner):
         *,
         in_per_feature: int = 1,
     ) -> None:
-        event_shape = as_shape(event_shape)
-        if len(event_shape) != 3:
-            raise ValueError(f"event_shape: expected that of an image, (C, H, W), got {tuple(event_shape)}")
+        event_shape = as_image_shape(event_shape)
         colours, *size = event_shape
         if kind not in ("row", "diagonal"):
             raise ValueError(f"kind: expected 'row' or 'diagonal', got {kind!r}")

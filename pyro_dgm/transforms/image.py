@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn import functional as F
 
+from .._shapes import as_image_shape
 from ..nn import ConvNet, at_least_float32, leave_autocast, without_autocast
 from .base import Pass, Transform
 from .coupling import Partition
@@ -149,7 +150,7 @@ class ImageCoupling(Transform):
         positions: bool = False,
     ) -> None:
         super().__init__()
-        self.event_shape = c, h, w = torch.Size(event_shape)
+        self.event_shape = c, h, w = as_image_shape(event_shape)
         table = torch.as_tensor(mask, dtype=torch.bool, device="cpu")
         if table.shape not in ((c,), (h, w)):
             raise ValueError(

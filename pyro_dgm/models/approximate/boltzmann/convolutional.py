@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.nn import functional as F
 
+from ...._shapes import as_image_shape
 from ....nn import without_autocast
 from ....nn.convolution import over_images
 from ..energy_based import MAX_UNITS, EnergyBasedModel, behind, exact_states, log_sum_over_states
@@ -62,9 +63,7 @@ class ConvolutionalRBM(EnergyBasedModel):
     def __init__(
         self, event_shape: Sequence[int], filters: int = 24, kernel_size: int = 5, pool: int = 1, *, sweeps: int = 1000
     ) -> None:
-        if len(event_shape) != 3:
-            raise ValueError(f"event_shape: expected an image (C, H, W), got {tuple(event_shape)}")
-        channels, height, width = event_shape
+        channels, height, width = event_shape = as_image_shape(event_shape)
         grid = height - kernel_size + 1, width - kernel_size + 1
         if min(filters, kernel_size, pool, *grid) < 1 or grid[0] % pool or grid[1] % pool:
             raise ValueError(

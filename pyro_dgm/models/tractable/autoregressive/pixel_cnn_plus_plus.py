@@ -29,7 +29,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ...._shapes import as_shape
+from ...._shapes import as_image_shape
 from ....distributions import heads
 from ....nn import Conditioner, Walk, leave_autocast
 from ....nn.pixel_cnn_plus_plus import PixelCNNPlusPlusNetwork
@@ -77,9 +77,7 @@ class PixelCNNPlusPlus(OneOrder):
         head: Head | None = None,
     ) -> None:
         head = head or heads.DiscretizedLogisticMixture()
-        event_shape = as_shape(event_shape)
-        if len(event_shape) != 3:
-            raise ValueError(f"event_shape: expected (channels, height, width), got {tuple(event_shape)}")
+        event_shape = as_image_shape(event_shape)
         colours = event_shape[0]
         out = head.size
         if colours > 1:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from torch import nn
 from torch.distributions import constraints
 
-from ...._shapes import as_shape
+from ...._shapes import as_image_shape
 from ....transforms import (
     ActNorm,
     Compose,
@@ -178,10 +178,7 @@ def _multi_scale(
         unsqueezed: Number of levels, the last ones, that do not squeeze, for which it takes more than one pixel.
         level: Makes one level from the shape of its images and whether it is the last.
     """
-    event_shape = as_shape(event_shape)
-    if len(event_shape) != 3 or min(event_shape) < 1:
-        raise ValueError(f"event_shape: expected the shape (C, H, W) of an image, got {tuple(event_shape)}")
-    c, h, w = event_shape
+    c, h, w = event_shape = as_image_shape(event_shape)
     shared = math.gcd(h, w)
     halvings = (shared & -shared).bit_length() - 1
     fitting = halvings + (unsqueezed if max(h, w) >> halvings > 1 else 0)

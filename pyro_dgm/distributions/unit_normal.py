@@ -84,7 +84,7 @@ class _UnitNormalEvent(dist.Independent):
         square = _broadcast(value, self.batch_shape + self.event_shape).square()
         square = sum_rightmost(square, len(self.event_shape))
         log_norm = self.event_shape.numel() * _HALF_LOG_TWO_PI
-        return torch.add(square.new_full((), -log_norm), square, alpha=-0.5)
+        return torch.rsub(square, -log_norm, alpha=0.5)
 
 
 def normal_noise(shape: Sequence[int], like: Tensor) -> Tensor:

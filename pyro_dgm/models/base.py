@@ -194,12 +194,12 @@ class GenerativeModel(Configured, PyroModule):
 def has_random_weights(model: nn.Module) -> bool:
     """Whether a weight of the model has a prior (``PyroSample``); asked at every call, so quick."""
     parts: list[nn.Module | None] = [model]
-    while parts:
-        part = parts.pop()
+    for part in parts:  # which grows meanwhile
         if part is not None:
-            if part.__dict__.get("_pyro_samples"):
+            if "_pyro_samples" in part.__dict__ and part.__dict__["_pyro_samples"]:
                 return True
-            parts.extend(part._modules.values())
+            if part._modules:
+                parts += part._modules.values()
     return False
 
 

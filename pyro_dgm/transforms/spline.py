@@ -208,7 +208,7 @@ class _Bin(torch.autograd.Function):
     def forward(
         v: Tensor, shares: Tensor, slopes: Tensor, inverse: bool, bound: float, least: float
     ) -> tuple[Tensor, Tensor]:
-        sizes = torch.add(shares.new_full((), least), shares, alpha=2 * bound - len(shares) * least)
+        sizes = torch.rsub(shares, least, alpha=len(shares) * least - 2 * bound)
         if len(slopes) < len(sizes):
             zero = torch.zeros_like(slopes[:1])
             slopes = torch.cat([zero, slopes, zero])

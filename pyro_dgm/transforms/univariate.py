@@ -128,7 +128,7 @@ class Affine(Univariate):
         theta = whole(theta)
         b, s_0 = theta.mT.unbind(-2) if theta.dim() > 1 else theta  # gradients meet in the order of the network's rows
         sigma = torch.sigmoid(s_0 * (2 / self.bound))
-        return b, torch.add(sigma.new_full((), -bound), sigma, alpha=2 * bound)  # tanh, at half its cost
+        return b, torch.rsub(sigma, -bound, alpha=-2 * bound)  # a (2 sigma - 1) = a tanh, at half its cost
 
     def forward_and_ladj(self, x: Tensor, theta: Theta) -> tuple[Tensor, Tensor]:
         """Scales and shifts."""

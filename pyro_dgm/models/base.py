@@ -196,7 +196,7 @@ def has_random_weights(model: nn.Module) -> bool:
     parts: list[nn.Module | None] = [model]
     for part in parts:  # which grows meanwhile
         if part is not None:
-            if "_pyro_samples" in part.__dict__ and part.__dict__["_pyro_samples"]:
+            if part.__dict__.get("_pyro_samples"):
                 return True
             if part._modules:
                 parts += part._modules.values()

@@ -32,7 +32,7 @@ from torch.nn import functional as F
 
 from ..nn import at_least_float32, without_autocast
 from .inversion import invert
-from .probit import log_ndtr, ndtri_exp
+from .probit import mixture_tail, ndtri_exp
 from .univariate import Theta, Univariate, first, number_first, whole
 
 
@@ -227,18 +227,13 @@ class GaussianMixtureCDF(Numerical):
 
     def _function(self, theta: Tensor) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
         w, mu, log_s = theta.unflatten(0, (3, self.components))
-        log_w, mu = w.log_softmax(0), mu + _spread(self.components, self._half_width, mu)
+        log_w, mu = w.log_softmax(0).clamp_min(-60.0), mu + _spread(self.components, self._half_width, mu)
         log_s = self._log_scale + soft_bound(log_s, self._bound)
 
         def f(x: Tensor) -> tuple[Tensor, Tensor]:
-            z = (x - mu) * (-log_s).exp()
-            below = (log_w.exp() * torch.special.ndtr(z)).sum(0) < 0.5
-            sign = torch.where(below, 1.0, -1.0).to(x)
-            log_cdf, log_m = log_ndtr(sign * z)
-            joint = log_w + log_cdf
-            y = ndtri_exp(joint.logsumexp(0))
-            log_slope = (joint.log_softmax(0) + log_m - log_s).logsumexp(0) - log_ndtr(y)[1]
-            return sign * y, log_slope.exp()
+            sigma, l, rho = mixture_tail(x, log_w, mu, log_s)
+            y, log_m = ndtri_exp(l)
+            return sigma * y, (rho - log_m).exp()
 
         return f
 

@@ -290,6 +290,21 @@ def test_mixture_of_normals_in_a_wide_gap():
     assert all(g.isfinite().all() for g in torch.autograd.grad((l + rho).sum(), [x, mu]))
 
 
+def test_gradients_of_a_mixture_of_normals_far_out():
+    """They are those of float64, where the slope is the difference of numbers up to 1e10."""
+    g, x = GaussianMixtureCDF(8), torch.tensor([-1e10, -1e6, -1e3, -30.0, 30.0, 1e3, 1e6, 1e10], dtype=torch.float64)
+    torch.manual_seed(0)
+    theta, found = torch.randn(8, g.size, dtype=torch.float64), []
+    for dtype in (torch.float64, torch.float32):
+        inputs = x.to(dtype).requires_grad_(), theta.to(dtype).requires_grad_()
+        y, ladj = g.forward_and_ladj(*inputs)
+        found.append(
+            [*torch.autograd.grad(y.sum(), inputs, retain_graph=True), *torch.autograd.grad(ladj.sum(), inputs)]
+        )
+    for expected, value in zip(*found, strict=True):
+        torch.testing.assert_close(value.double(), expected, rtol=1e-3, atol=1e-4)
+
+
 def test_derivatives_of_the_normal_distribution_function():
     """First and second, on both sides of where the tail begins."""
     z = torch.tensor([-300.0, -40.0, -12.001, -11.999, -5.0, -0.1, 0.1, 6.0], dtype=torch.float64, requires_grad=True)

@@ -19,11 +19,12 @@ All derivatives, of any order, follow from shares of the sums, which are kept: w
 :math:`r_k = w_k \Phi(z_k) / P` and :math:`q_k = w_k \varphi(z_k) / (s_k N)`,
 
 .. math::
-    d \log P = \sum_k r_k\, d \log w_k \Phi(z_k), \quad
-    d \log N = \sum_k q_k\, d \log \tfrac{w_k}{s_k} \varphi(z_k), \quad
-    r_k\, m(z_k) = q_k s_k \frac{N}{P}
+    d \log P = \sum_k r_k\, d \log w_k \Phi(z_k), \qquad
+    d \log N = \sum_k q_k\, d \log \tfrac{w_k}{s_k} \varphi(z_k)
 
-and from :math:`(\log m)' = -z - m =: d`, :math:`d' = -1 - m d`; in the tail :math:`-d` is the first fraction.
+and from :math:`m' = m d` and :math:`d' = -1 - m d` with :math:`d = (\log m)' = -z - m`, in the tail the first fraction
+with its sign changed. The slope :math:`-z` of :math:`\log \varphi` is written :math:`d + m`: in the far tail
+:math:`r_k` and :math:`q_k` are alike, and cancel before anything is multiplied by :math:`m`.
 """
 
 import math
@@ -57,11 +58,11 @@ def mixture_tail(x: Tensor, log_w: Tensor, mu: Tensor, log_s: Tensor) -> tuple[T
     """
     if torch.is_grad_enabled():
         return _Mixture.apply(x, log_w, mu, log_s)[:3]
-    return _sums(x, log_w, mu, log_s)[:3]
+    return _mixture(x, log_w, mu, log_s, with_shares=False)
 
 
-def _sums(x: Tensor, log_w: Tensor, mu: Tensor, log_s: Tensor) -> tuple[Tensor, ...]:
-    """Returns sigma, l, rho, and summands and sum of P and of N, relative to the density of a component.
+def _mixture(x: Tensor, log_w: Tensor, mu: Tensor, log_s: Tensor, with_shares: bool) -> tuple[Tensor, ...]:
+    """Returns sigma, l and rho; with shares also r, q and, of every component in the nearer tail, m and d.
 
     Choices between components are arithmetic: branches that cannot be predicted take longer than all of it.
     """
@@ -70,58 +71,85 @@ def _sums(x: Tensor, log_w: Tensor, mu: Tensor, log_s: Tensor) -> tuple[Tensor, 
     h = z.abs() * _ROOT_HALF
     both = torch.special.erfc(h)  # 2 Phi(-|z|)
     sigma = torch.where((w * torch.copysign(1 - both, z)).sum(0) < 0, 1.0, -1.0).to(x)
-    left = 0.5 - torch.copysign(x.new_full((), 0.5), sigma * z)  # 1 where a mean is beyond the nearer tail
+    v = sigma * z
+    left = 0.5 - torch.copysign(x.new_full((), 0.5), v)  # 1 where a component's mean is beyond the nearer tail
     nearest = h.amin(0)  # N is relative to its density, P too if all are left
     b = nearest * left.amin(0)
-    density = ((nearest - h) * (nearest + h)).exp()
+    relative = ((nearest - h) * (nearest + h)).exp()
     gap = (b - nearest) * (b + nearest)
-    far = h.clamp_min(_TAIL)
-    tail = density * (gap.exp() * (0.5 / math.sqrt(math.pi))) / (far + _fraction(far))
+    density = relative * (gap - _LOG_ROOT_TWO_PI).exp()
+    _, m_tail, d_tail = _tail(h)
     near = both * (0.5 * b.clamp_max(_TAIL).square().exp())
-    small = torch.maximum(near, tail)  # each is too small where the other is right
-    p, n = w * torch.lerp(1 - small, small, left), w_s * density
+    small = torch.maximum(near, density / m_tail)  # each is too small where the other is right
+    cdf = torch.lerp(1 - small, small, left)
+    p, n = w * cdf, w_s * relative
     p_sum, n_sum = p.sum(0), n.sum(0)
     log_p = p_sum.log()
     rho = n_sum.log() - log_p + (gap - _LOG_ROOT_TWO_PI)
-    return sigma, log_p - b.square(), rho, p, p_sum, n, n_sum
+    found = sigma, log_p - b.square(), rho
+    if not with_shares:
+        return found
+    is_tail = h * left > _TAIL
+    m = torch.where(is_tail, m_tail, density / cdf)
+    return *found, p / p_sum, n / n_sum, m, torch.where(is_tail, d_tail, -v - m)
 
 
 class _Mixture(torch.autograd.Function):
-    """sigma, l and rho, and the shares r and q."""
+    """sigma, l and rho, and the shares r and q; m and d are for the backward pass."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor, log_w: Tensor, mu: Tensor, log_s: Tensor) -> tuple[Tensor, ...]:
-        sigma, l, rho, p, p_sum, n, n_sum = _sums(x, log_w, mu, log_s)
-        return sigma, l, rho, p / p_sum, n / n_sum
+        return _mixture(x, log_w, mu, log_s, with_shares=True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        sigma, _, rho, r, q = output
+        sigma, _, _, r, q, m, d = output
         x, log_w, mu, log_s = inputs
-        ctx.mark_non_differentiable(sigma)
+        ctx.mark_non_differentiable(sigma, m, d)
         ctx.set_materialize_grads(False)
         ctx.shape = log_w.shape
-        ctx.save_for_backward(x, mu, log_s, sigma, rho, r, q)
+        ctx.save_for_backward(x, mu, log_s, sigma, r, q, m, d)
 
     @staticmethod
     def backward(
-        ctx: Any, _: None, g_l: Tensor | None, g_rho: Tensor | None, g_r: Tensor | None, g_q: Tensor | None
+        ctx: Any, _: None, g_l: Tensor | None, g_rho: Tensor | None, g_r: Tensor | None, g_q: Tensor | None, *__: None
     ) -> tuple[Tensor, ...]:
-        x, mu, log_s, sigma, rho, r, q = ctx.saved_tensors
-        to_n = torch.zeros_like(x) if g_rho is None else g_rho
-        to_p = (0.0 if g_l is None else g_l) - to_n
+        x, mu, log_s, sigma, r, q, m, d = ctx.saved_tensors
+        g_l, g_rho = (torch.zeros_like(x) if g is None else g for g in (g_l, g_rho))
+        x_mu, to_z = x - mu, sigma * (-log_s).exp()
+        if torch.is_grad_enabled():
+            m, d = _Slopes.apply(x_mu * to_z, m, d)
+        beta, g_log_w = g_rho * q, torch.addcmul(g_l * r, g_rho.expand_as(r), q - r)
         if g_r is not None:  # of second order
-            to_p = to_p + g_r - (g_r * r).sum(0)
+            g_log_w = g_log_w + r * (g_r - (g_r * r).sum(0))
         if g_q is not None:
-            to_n = to_n + g_q - (g_q * q).sum(0)
-        centred, beta = x - mu, q * to_n
-        gamma = torch.addcmul(q * (to_p * (sigma * rho.exp())), beta, centred * (-2 * log_s).exp(), value=-1)
-        g_log_s = -torch.addcmul(beta, gamma, centred)
-        g_log_w = torch.addcmul(beta, r, to_p.expand_as(r))
+            through_q = q * (g_q - (g_q * q).sum(0))
+            beta, g_log_w = beta + through_q, g_log_w + through_q
+        gamma = torch.addcmul(m * g_log_w, beta, d) * to_z
+        g_log_s = -torch.addcmul(beta, gamma, x_mu)
         g_mu = -gamma.sum_to_size(mu.shape)
         return gamma.sum(0), g_log_w.sum_to_size(ctx.shape), g_mu, g_log_s.sum_to_size(log_s.shape)
+
+
+class _Slopes(torch.autograd.Function):
+    """m and d at z, which are given, with their derivatives m d and -1 - m d."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(z: Tensor, m: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
+        return m.clone(), d.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.save_for_backward(*output)
+
+    @staticmethod
+    def backward(ctx: Any, g_m: Tensor, g_d: Tensor) -> tuple[Tensor, None, None]:
+        m, d = ctx.saved_tensors
+        return (g_m - g_d) * (m * d) - g_d, None, None
 
 
 def ndtri_exp(l: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,7 +162,7 @@ def ndtri_exp(l: Tensor) -> tuple[Tensor, Tensor]:
         >>> ndtri_exp(torch.tensor([-5e11]))
         (tensor([-1000000.]), tensor([13.8155]))
     """
-    return (_NdtriExp.apply if torch.is_grad_enabled() else _NdtriExp.forward)(l)
+    return (_NdtriExp.apply if torch.is_grad_enabled() else _NdtriExp.forward)(l)[:2]
 
 
 class _NdtriExp(torch.autograd.Function):
@@ -143,55 +171,46 @@ class _NdtriExp(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(l: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(l: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         t = (-2 * l).sqrt()
         above = 2.515517 + t * (0.802853 + 0.010328 * t)
         z = above / (1 + t * (1.432788 + t * (0.189269 + 0.001308 * t))) - t
-        log_m = t
+        log_m, d, step = t, t, t
         for _ in range(2 if l.dtype == torch.float64 else 1):
             h = -_ROOT_HALF * z
-            is_tail, far = h > _TAIL, h.clamp_min(_TAIL)
-            fraction = _fraction(far)
+            is_tail, m_tail, d_tail = _tail(h)
             log_density = -_LOG_ROOT_TWO_PI - h.square()
-            log_ratio = (math.sqrt(2) * (far + fraction)).log()
             near = (0.5 * torch.special.erfc(h)).clamp_min(torch.finfo(z.dtype).tiny).log()
-            log_cdf = torch.where(is_tail, log_density - log_ratio, near)
-            log_m = torch.where(is_tail, log_ratio, log_density - near)
+            log_m = torch.where(is_tail, m_tail.log(), log_density - near)
             m = log_m.exp()
-            d = torch.where(is_tail, -math.sqrt(2) * fraction, -z - m)
-            step = (l - log_cdf) / m
+            d = torch.where(is_tail, d_tail, -z - m)
+            step = (l - torch.where(is_tail, log_density - log_m, near)) / m
             step = step / (1 + 0.5 * step * d)
-            z, log_m = z + step, log_m + step * (d - 0.5 * step * (1 + m * d))
-        return z, log_m
+            z = z + step
+        bend = 1 + d * log_m.exp()
+        log_m, d = log_m + step * (d - 0.5 * step * bend), d - step * bend
+        is_tail, m_tail, d_tail = _tail(-_ROOT_HALF * z)
+        return z, torch.where(is_tail, m_tail.log(), log_m), torch.where(is_tail, d_tail, d)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        ctx.mark_non_differentiable(output[2])
         ctx.save_for_backward(*output)
 
     @staticmethod
-    def backward(ctx: Any, g_z: Tensor, g_m: Tensor) -> Tensor:
-        z, log_m = ctx.saved_tensors
-        return torch.addcmul(g_z, g_m, _Slope.apply(z, log_m)) * (-log_m).exp()
+    def backward(ctx: Any, g_z: Tensor, g_m: Tensor, _: None) -> Tensor:
+        z, log_m, d = ctx.saved_tensors
+        m = log_m.exp()
+        if torch.is_grad_enabled():
+            m, d = _Slopes.apply(z, m.detach(), d)
+        return torch.addcmul(g_z, g_m, d) / m
 
 
-class _Slope(torch.autograd.Function):
-    """d, the derivative of log m at z, with its own; log m is given, not differentiated."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(z: Tensor, log_m: Tensor) -> Tensor:
-        h = -_ROOT_HALF * z
-        return torch.where(h > _TAIL, -math.sqrt(2) * _fraction(h.clamp_min(_TAIL)), -z - log_m.exp())
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.save_for_backward(inputs[1], output)
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        log_m, d = ctx.saved_tensors
-        return -g * (1 + log_m.exp() * d), None
+def _tail(h: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns whether -sqrt(2) h is in the tail, and m and d there."""
+    far = h.clamp_min(_TAIL)
+    fraction = _fraction(far)
+    return h > _TAIL, math.sqrt(2) * (far + fraction), -math.sqrt(2) * fraction
 
 
 def _fraction(h: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch.distributions import constraints
 
 from pyro_dgm import models as m
 from pyro_dgm.distributions import Flow, Marginal, Proposal, Pushforward, UnitNormal, density_of
-from pyro_dgm.transforms import Compose, Coupling, LULinear, Spline
+from pyro_dgm.transforms import Compose, Coupling, LULinear, Spline, Squeeze
 
 from .statistics import chi_squared_p_value, grid_2d
 from .zoo import perturb
@@ -98,6 +98,27 @@ def test_flow_of_pyro_transforms_and_ours_with_an_elementwise_one():
     mixed = Flow(base, [affine, perturb(LULinear(2)).double(), perturb(Coupling([True, False])).double()])
     y, log_prob = mixed.rsample_and_log_prob((3,))
     torch.testing.assert_close(mixed.log_prob(y), log_prob)
+
+
+@pytest.mark.parametrize(
+    ("shape", "event_dim", "make"),
+    [
+        ((), 0, dist.transforms.ExpTransform),
+        ((), 0, lambda: dist.transforms.AffineTransform(torch.zeros(3), 1.0)),
+        ((2,), 1, dist.transforms.ExpTransform),
+        ((2,), 1, lambda: dist.transforms.AffineTransform(torch.zeros(3, 2), 1.0, event_dim=1)),
+        ((4, 2), 0, lambda: LULinear(2)),
+        ((4, 3, 2), 2, lambda: LULinear(2)),
+        ((3,), 1, dist.transforms.StickBreakingTransform),
+        ((1, 4, 4), 3, Squeeze),
+    ],
+)
+def test_shapes_of_a_flow_are_those_of_a_transformed_distribution(shape, event_dim, make):
+    base = dist.Normal(torch.zeros(shape), torch.ones(shape)).to_event(event_dim)
+    p, q = Flow(base, [make()]), dist.TransformedDistribution(base, [make()])
+    assert (p.batch_shape, p.event_shape) == (q.batch_shape, q.event_shape)
+    assert (p.base_dist.batch_shape, p.base_dist.event_shape) == (q.base_dist.batch_shape, q.base_dist.event_shape)
+    assert p.expand((5, *p.batch_shape)).sample((2,)).shape == (2, 5, *p.batch_shape, *p.event_shape)
 
 
 def test_flow_density_follows_the_parameters():

@@ -159,8 +159,8 @@ def ndtri_exp(l: Tensor) -> tuple[Tensor, Tensor]:
         l: Logarithms of probabilities, at most log 1/2 (for more, take the other tail and change the sign).
 
     Example:
-        >>> ndtri_exp(torch.tensor([-5e11]))
-        (tensor([-1000000.]), tensor([13.8155]))
+        >>> ndtri_exp(torch.tensor([-50.0, -5e3]))
+        (tensor([ -9.6748, -99.9447]), tensor([2.2799, 4.6047]))
     """
     return (_NdtriExp.apply if torch.is_grad_enabled() else _NdtriExp.forward)(l)[:2]
 

@@ -121,6 +121,11 @@ def test_shapes_of_a_flow_are_those_of_a_transformed_distribution(shape, event_d
     assert p.expand((5, *p.batch_shape)).sample((2,)).shape == (2, 5, *p.batch_shape, *p.event_shape)
 
 
+def test_a_base_of_too_few_dimensions_is_refused():
+    with pytest.raises(ValueError, match="base_distribution needs to have shape with size at least 3, but got"):
+        Flow(dist.Normal(torch.zeros(4, 4), 1.0).to_event(2), Squeeze())
+
+
 def test_flow_density_follows_the_parameters():
     model, x = perturb(m.NSF(2)), torch.randn(4, 2)
     p = model()

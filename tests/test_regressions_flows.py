@@ -53,6 +53,38 @@ def test_levels_by_default_leave_a_checkerboard_two_pixels(shape):
         MultiscaleRealNVP((3, 1, 1))
 
 
+def test_a_family_of_one_slope_counts_every_pixel():
+    class Twice(t.Shift):
+        def forward_and_ladj(self, x, theta):
+            return 2 * super().forward_and_ladj(x, theta)[0], torch.tensor(2.0).log()
+
+    coupling = t.ImageCoupling((3, 4, 4), t.checkerboard(4, 4), Twice(), 4)
+    torch.testing.assert_close(coupling.forward_and_ladj(torch.randn(3, 4, 4))[1], 24 * torch.tensor(2.0).log())
+
+
+def test_gradients_of_an_image_flow_datum_by_datum():
+    """Down to one pixel, whose memory format is not definite."""
+    flow, x = perturb(Glow((1, 4, 4), hidden_channels=4), 0.05).double(), torch.rand(3, 1, 4, 4).double()
+
+    class Score(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.flow = flow
+
+        def forward(self, x):
+            return self.flow().log_prob(x)
+
+    score = Score()
+    parameters = dict(score.named_parameters())
+    each = torch.func.vmap(torch.func.grad(lambda p, x: torch.func.functional_call(score, p, x)), (None, 0))(
+        parameters, x
+    )
+    for k, row in enumerate(x):
+        expected = torch.autograd.grad(score(row), list(parameters.values()), allow_unused=True)
+        for (name, value), whole in zip(each.items(), expected, strict=True):
+            torch.testing.assert_close(value[k], torch.zeros_like(value[k]) if whole is None else whole, msg=name)
+
+
 @pytest.mark.parametrize("make", [Glow, MultiscaleRealNVP])
 def test_image_flows_under_vmap(make):
     flow = perturb(make((2, 4, 4), hidden_channels=4), 0.05).double()

@@ -57,14 +57,16 @@ class Flow(dist.TransformedDistribution):
         if context is not None:
             base = base.expand(broadcast_shapes(base.batch_shape, context.shape[:-1]))
         bound = stack.condition(context)
-        shape = bound.forward_shape(base.batch_shape + base.event_shape)
-        batch_shape = shape[: len(shape) - bound.codomain.event_dim]
-        if len(base.event_shape) != bound.domain.event_dim or batch_shape != base.batch_shape:
-            super().__init__(base, [bound], validate_args=validate_args)
-            return
-        self.base_dist, self.transforms = base, [bound]  # which torch finds out at length at every call
-        event_shape = shape[len(batch_shape) :]
-        super(torch.distributions.TransformedDistribution, self).__init__(batch_shape, event_shape, validate_args)
+        if len(base.event_shape) == bound.domain.event_dim:  # as nearly always: torch takes long for what is plain then
+            shape = bound.forward_shape(base.batch_shape + base.event_shape)
+            cut = len(shape) - bound.codomain.event_dim
+            if shape[:cut] == base.batch_shape:
+                self.base_dist, self.transforms = base, [bound]
+                super(torch.distributions.TransformedDistribution, self).__init__(
+                    shape[:cut], shape[cut:], validate_args
+                )
+                return
+        super().__init__(base, [bound], validate_args=validate_args)
 
     @property
     def density(self) -> Density:

@@ -104,7 +104,7 @@ class _Pixels(nn.Module):
 
     def join(self, x_a: Tensor, y_b: Tensor, ladj: Tensor) -> Pass:
         mask = self.mask[..., None]
-        return torch.where(mask, x_a, y_b), torch.where(mask, 0.0, ladj).sum((-3, -2, -1))
+        return torch.where(mask, x_a, y_b), torch.where(mask, 0.0, ladj.expand_as(y_b)).sum((-3, -2, -1))
 
 
 class ImageCoupling(Transform):
@@ -180,7 +180,8 @@ class ImageCoupling(Transform):
         return w.movedim(-1, -3), ladj
 
     def _theta(self, v_a: Tensor, context: Tensor | None) -> Tensor:
-        theta = leave_autocast(self.conditioner((REACH * torch.tanh(v_a / REACH)).movedim(-1, -3), context))
+        seen = REACH * torch.tanh(v_a.movedim(-1, -3) / REACH)
+        theta = leave_autocast(self.conditioner(seen, context))
         return theta.movedim(-3, -1).unflatten(-1, (self.univariate.size, -1)).mT
 
 

@@ -202,9 +202,9 @@ class GaussianMixtureCDF(Numerical):
         f'(x) = \sum_k r_k \frac{m(z_k)}{s_k} \Big/ m(f(x)), \quad r_k \propto w_k \Phi(z_k)
 
     with :math:`m = \varphi / \Phi`; beyond the median the same is done with the signs of :math:`x` and :math:`f`
-    changed, so that both tails are exact. Components lie where data do, so :meth:`theta_of` can read parameters off
-    a sample. (Meng, Song, Song and Ermon, Gaussianization Flows, 2020, arXiv:2003.01941; Chen and Gopinath,
-    Gaussianization, 2000.)
+    changed, so that both tails are exact. A weight below :math:`e^{-60}` counts as that. Components lie where data do,
+    so :meth:`theta_of` can read parameters off a sample. (Meng, Song, Song and Ermon, Gaussianization Flows, 2020,
+    arXiv:2003.01941; Chen and Gopinath, Gaussianization, 2000.)
 
     Args:
         components: Number K of components.

@@ -23,8 +23,9 @@ All derivatives, of any order, follow from shares of the sums, which are kept: w
     d \log N = \sum_k q_k\, d \log \tfrac{w_k}{s_k} \varphi(z_k)
 
 and from :math:`m' = m d` and :math:`d' = -1 - m d` with :math:`d = (\log m)' = -z - m`, in the tail the first fraction
-with its sign changed. The slope :math:`-z` of :math:`\log \varphi` is written :math:`d + m`: in the far tail
-:math:`r_k` and :math:`q_k` are alike, and cancel before anything is multiplied by :math:`m`.
+with its sign changed. The slope :math:`-z` of :math:`\log \varphi` is written :math:`d + m`: far out, where one
+component is all there is, :math:`r_k` and :math:`q_k` are one and cancel before anything is multiplied by :math:`m`.
+(Where several of one width and place are left, what rounding leaves of their difference is multiplied.)
 """
 
 import math

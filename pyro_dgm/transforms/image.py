@@ -173,7 +173,7 @@ class ImageCoupling(Transform):
         """Restores B given A."""
         return self._run(y, context, self.univariate.inverse_and_ladj)
 
-    def _run(self, v: Tensor, context: Tensor | None, g: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]) -> Pass:
+    def _run(self, v: Tensor, context: Tensor | None, g: Callable[[Tensor, Tensor], Pass]) -> Pass:
         check_image("ImageCoupling", v, self.event_shape)
         v_a, v_b = self.parts.split(v.movedim(-3, -1))  # channels last, as memory has them
         w, ladj = self.parts.join(v_a, *g(v_b, self._theta(v_a, context)))

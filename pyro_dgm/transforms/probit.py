@@ -176,7 +176,6 @@ class _NdtriExp(torch.autograd.Function):
         t = (-2 * l).sqrt()
         above = 2.515517 + t * (0.802853 + 0.010328 * t)
         z = above / (1 + t * (1.432788 + t * (0.189269 + 0.001308 * t))) - t
-        log_m, d, step = t, t, t
         for _ in range(2 if l.dtype == torch.float64 else 1):
             h = -_ROOT_HALF * z
             is_tail, m_tail, d_tail = _tail(h)
@@ -203,7 +202,7 @@ class _NdtriExp(torch.autograd.Function):
         z, log_m, d = ctx.saved_tensors
         m = log_m.exp()
         if torch.is_grad_enabled():
-            m, d = _Slopes.apply(z, m.detach(), d)
+            m, d = _Slopes.apply(z, m, d)
         return torch.addcmul(g_z, g_m, d) / m
 
 
